@@ -1,0 +1,166 @@
+"""The adapted layers: y = base(x) + U R V^T x, without ever building the (out, in) matrix."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import nn
+
+
+def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
+    """(m, n) of the layer's weight as a matrix: (out, in), for a convolution (out, in / groups * kh * kw)."""
+    return layer.weight.shape[0], layer.weight[0].numel()
+
+
+class SemuLayer(nn.Module, BaseTunerLayer):
+    """A Linear or Conv2d with any number of SEMU adapters; rank 0 is an exact no-op.
+
+    Per adapter: `semu_U` (m, r) and `semu_V` (n, r), frozen buffers; `semu_R` (r, r), trained; all in fp32.
+    """
+
+    adapter_layer_names = ("semu_R",)
+    other_param_names = ("semu_U", "semu_V", "r", "scaling")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, r: int = 0, inference_mode: bool = False):
+        super().__init__()
+        self.base_layer = base_layer
+        self.r: dict[str, int] = {}
+        self.scaling: dict[str, float] = {}
+        self.semu_R = nn.ParameterDict()
+        self.semu_U = BufferDict(persistent=True)
+        self.semu_V = BufferDict(persistent=True)
+        self._disable_adapters = False
+        self.merged_adapters = []
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, r, inference_mode)
+
+    def __getattr__(self, name: str):
+        # Code that looks at a convolution's `groups`, or a linear layer's `in_features`, must find them here too.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.get_base_layer(), name)
+
+    def update_layer(self, adapter_name: str, r: int, inference_mode: bool = False) -> None:
+        """Adds an adapter of rank r with U = V = R = 0; `set_basis` or a state dict brings the values."""
+        m, n = matrix_shape(self.get_base_layer())
+        self.set_basis(adapter_name, torch.zeros(m, r), torch.zeros(n, r))
+        self.scaling[adapter_name] = 1.0
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def set_basis(self, adapter_name: str, U: torch.Tensor, V: torch.Tensor, R: torch.Tensor | None = None) -> None:
+        """Installs U (m, r), V (n, r) and R (r, r), zero unless given; a new rank replaces the old one."""
+        r = U.shape[1]
+        device = self.get_base_layer().weight.device
+        R = torch.zeros(r, r) if R is None else R.detach()
+        self.r[adapter_name] = r
+        self.semu_U[adapter_name] = U.detach().to(device, torch.float32).contiguous()
+        self.semu_V[adapter_name] = V.detach().to(device, torch.float32).contiguous()
+        trained = adapter_name not in self.semu_R or self.semu_R[adapter_name].requires_grad
+        R = R.to(device, torch.float32).contiguous()
+        self.semu_R[adapter_name] = nn.Parameter(R.clone(), requires_grad=trained and r > 0)
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        """Sets the strength of an adapter: W + scale * U R V^T."""
+        if adapter in self.scaling:
+            self.scaling[adapter] = float(scale)
+
+    def scale_layer(self, scale: float) -> None:
+        """Multiplies the strength of the active adapters."""
+        for name in self.active_adapters:
+            if name in self.scaling:
+                self.scaling[name] *= scale
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        """Divides the strength of the active adapters, or sets it back to 1."""
+        for name in self.active_adapters:
+            if name in self.scaling:
+                self.scaling[name] = 1.0 if scale is None or scale == 0 else self.scaling[name] / scale
+
+    def left(self, adapter_name: str) -> torch.Tensor:
+        """scale * U R, (m, r)."""
+        return self.scaling[adapter_name] * self.semu_U[adapter_name] @ self.semu_R[adapter_name]
+
+    def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
+        """scale * U R V^T in the shape of the weight, fp32."""
+        return (self.left(adapter_name) @ self.semu_V[adapter_name].T).reshape(self.get_base_layer().weight.shape)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Adds the update to the weight. ValueError, and no change, where safe_merge finds a non-finite value."""
+        for name in check_adapters_to_merge(self, adapter_names) or ():
+            if not self.r.get(name):
+                continue
+            weight = self.get_base_layer().weight
+            merged = (weight.data.float() + self.get_delta_weight(name)).to(weight.dtype)
+            if safe_merge and not merged.isfinite().all():
+                raise ValueError(f"merging adapter {name!r} would give non-finite weights; the adapter is broken")
+            weight.data = merged
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Takes the merged updates out again, up to rounding."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            weight = self.get_base_layer().weight
+            weight.data = (weight.data.float() - self.get_delta_weight(name)).to(weight.dtype)
+
+    def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        """The layer's update applied to x, in the dtype of x."""
+        raise TypeError(f"{type(self).__name__} has no update of its own; use SemuLinear or SemuConv2d")
+
+    def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return result
+        for name in self.active_adapters:
+            if self.r.get(name):
+                result = result + self.delta(x, name)
+        return result
+
+    def __repr__(self) -> str:
+        return "semu." + super().__repr__()
+
+
+class SemuLinear(SemuLayer):
+    """Linear layer with U R V^T beside it."""
+
+    def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
+        return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        return True
+
+
+class SemuConv2d(SemuLayer):
+    """Convolution with conv1x1(conv(x, V^T), U R) beside it; groups share V, as they share the columns of W."""
+
+    def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        conv = self.get_base_layer()
+        V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
+        down = V.T.reshape(-1, *conv.weight.shape[1:]).repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)
+        return F.conv2d(conv._conv_forward(x, down, None), UR[:, :, None, None], groups=conv.groups)
+
+
+LAYERS = {nn.Linear: SemuLinear, nn.Conv2d: SemuConv2d}
+
+
+def make_layer(target: nn.Module, adapter_name: str, r: int, inference_mode: bool, name: str = "") -> SemuLayer:
+    """Wraps a Linear or Conv2d, or a tuner layer around one. ValueError for anything else."""
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    # Exact types: a subclass may never call its own forward (nn.MultiheadAttention's out_proj), and be bypassed.
+    if type(base) not in LAYERS:
+        raise ValueError(f"SEMU adapts nn.Linear and nn.Conv2d, but {name or 'the target'} is {type(base).__name__}")
+    return LAYERS[type(base)](target, adapter_name, r, inference_mode)

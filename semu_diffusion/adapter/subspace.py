@@ -1,0 +1,265 @@
+"""From the forgetting gradient to the basis: sum G over batches, make it orthogonal to W, truncate its SVD at gamma.
+
+SEMU, arXiv 2502.07587, sections 3-4 and algorithm 1. A convolution's weight is the matrix (out, in * kh * kw).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import SemuConfig
+from .layer import SemuLayer
+from .model import find_layers
+
+
+@dataclass
+class Basis:
+    """U (m, r), S (r,) and V (n, r) of a layer's gradient, and the share of its energy that they keep."""
+
+    U: torch.Tensor
+    S: torch.Tensor
+    V: torch.Tensor
+    energy: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        return self.S.numel()
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the time of the block: no dropout, and BatchNorm statistics stay as they are."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def matrix(weight: torch.Tensor) -> torch.Tensor:
+    """A weight as its matrix (m, n)."""
+    return weight.flatten(1)
+
+
+def project(G: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+    """G - (<G, W> / ||W||^2) W: the part of G (m, n) orthogonal to W, in the Frobenius inner product."""
+    norm = W.square().sum()
+    return G - (G * W).sum() / norm * W if norm > 0 else G
+
+
+def choose_rank(S: torch.Tensor, gamma: float, max_rank: int | None = None) -> int:
+    """The smallest r whose energy, sum of the first r squared singular values over all of them, is >= gamma.
+
+    0 for a zero gradient, else at least 1 and at most max_rank.
+    """
+    energy = S.double().square().cumsum(0)
+    if S.numel() == 0 or not energy[-1] > 0:
+        return 0
+    r = int((energy < gamma * energy[-1]).sum()) + 1
+    return min(r, max_rank or r, S.numel())
+
+
+def truncate(G: torch.Tensor, gamma: float, max_rank: int | None = None) -> Basis:
+    """Truncated SVD of G (m, n) at energy gamma, the best approximation of its rank (Eckart-Young)."""
+    U, S, Vh = torch.linalg.svd(G.float(), full_matrices=False)
+    r = choose_rank(S, gamma, max_rank)
+    energy = (S[:r].square().sum() / S.square().sum().clamp_min(1e-45)).item()
+    return Basis(U[:, :r].contiguous(), S[:r].contiguous(), Vh[:r].T.contiguous(), energy)
+
+
+def truncate_remain(G: torch.Tensor, C: torch.Tensor, gamma: float, max_rank: int | None, damping: float) -> Basis:
+    """The basis in the metric of what must be kept: SVD of G C^(-1/2), mapped back by C^(-1/2).
+
+    C (n, n) are second moments of the layer's inputs on what must be kept, so tr(D C D^T) is how far an update D
+    moves its outputs there; per unit of that, D = G C^-1 forgets most. The SVD needs only the (m, m) Gram matrix
+    G C^-1 G^T = U S^2 U^T, and V = C^-1 G^T U / S. V is scaled to columns of norm 1 where C is a multiple of I.
+    """
+    G, size = G.double(), C.diagonal().double().mean()
+    damped = C.double() + (damping * size + 1e-30) * torch.eye(len(C), dtype=torch.float64, device=C.device)
+    CG = torch.cholesky_solve(G.T, torch.linalg.cholesky(damped))  # (n, m)
+    values, U = torch.linalg.eigh(G @ CG)
+    S = values.flip(0).clamp_min(0).sqrt()[: min(G.shape)]
+    r = choose_rank(S, gamma, max_rank)
+    energy = (S[:r].square().sum() / S.square().sum().clamp_min(1e-300)).item()
+    U = U.flip(1)[:, :r]
+    V = CG @ U / S[:r] * size.sqrt()
+    return Basis(U.float().contiguous(), S[:r].float(), V.float().contiguous(), energy)
+
+
+def gamma_of(name: str, config: SemuConfig) -> float:
+    """The gamma of a layer: that of the first matching pattern, else the general one."""
+    return next((g for pattern, g in config.gamma_pattern.items() if re.search(pattern, name)), config.gamma)
+
+
+def gradients(model: nn.Module, config: SemuConfig, backward: Callable[[], object]) -> dict[str, torch.Tensor]:
+    """Gradients (m, n), fp32, of whatever `backward` back-propagates, for each targeted layer that it reaches.
+
+    `backward` is called once and may run over any number of batches; their gradients add up. The model is in eval
+    mode meanwhile, other parameters get no gradient, and flags and stored gradients are put back afterwards.
+    With an active adapter the gradient is the one at W + U R V^T.
+    """
+    layers = find_layers(model, config)
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    for parameter, *_ in before:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    for layer in layers.values():
+        layer.weight.requires_grad_(True)
+    try:
+        with eval_mode(model):
+            backward()
+        found = {k: matrix(v.weight.grad).float() for k, v in layers.items() if v.weight.grad is not None}
+    finally:
+        for parameter, flag, grad in before:
+            parameter.requires_grad_(flag)
+            parameter.grad = grad
+    broken = next((name for name, G in found.items() if not G.isfinite().all()), None)
+    if broken:
+        raise ValueError(f"the forgetting gradient of {broken} is not finite; lower the precision's risk with fp32")
+    return found
+
+
+def patches(layer: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """The rows (positions, n) that a layer multiplies with its weight matrix; a convolution's are unfolded."""
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2)
+    sides = layer._reversed_padding_repeated_twice  # (left, right, top, bottom)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.unfold(F.pad(x, sides, mode=mode), layer.kernel_size, layer.dilation, 0, layer.stride)  # (B, in kh kw, L)
+    return x.transpose(1, 2).reshape(-1, x.shape[1] // layer.groups)  # groups add up: they share V
+
+
+def second_moments(model: nn.Module, config: SemuConfig, forward: Callable[[], object]) -> dict[str, torch.Tensor]:
+    """Mean of x x^T (n, n) over all inputs that each targeted layer sees while `forward` runs."""
+    layers = find_layers(model, config)
+    sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def watch(name: str):
+        def hook(layer: nn.Module, args: tuple) -> None:
+            x = patches(layer, args[0].detach()).float()
+            sums[name] = sums.get(name, 0) + x.T @ x
+            counts[name] = counts.get(name, 0) + len(x)
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad(), eval_mode(model):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: sums[name] / counts[name] for name in sums}
+
+
+def find_bases(
+    model: nn.Module,
+    config: SemuConfig,
+    backward: Callable[[], object],
+    forward: Callable[[], object] | None = None,
+) -> dict[str, Basis]:
+    """The bases of all targeted layers: the whole of algorithm 1. Layers without gradient are left out.
+
+    Args:
+        backward: Runs the forgetting loss over the forget data and back-propagates it.
+        forward: Runs the model on what must be kept; needed for config.geometry "remain".
+
+    Raises:
+        ValueError: no targeted layer, no gradient anywhere, a gradient with NaN, or a missing `forward`.
+    """
+    layers = find_layers(model, config)
+    if not layers:
+        raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
+    if config.geometry == "remain" and forward is None:
+        raise ValueError("the remain geometry needs inputs to keep: pass `forward`")
+    G = gradients(model, config, backward)
+    C = second_moments(model, config, forward) if config.geometry == "remain" else {}
+    bases = {name: find_basis(name, g, matrix(layers[name].weight.detach()), config, C.get(name)) for name, g in G.items()}  # fmt: skip
+    bases = {name: basis for name, basis in bases.items() if basis.rank}
+    if not bases:
+        raise ValueError("the forgetting loss has no gradient in any targeted layer")
+    return bases
+
+
+def find_basis(name: str, G: torch.Tensor, W: torch.Tensor, config: SemuConfig, C: torch.Tensor | None) -> Basis:
+    """The basis of one layer from its gradient G and weight W (m, n)."""
+    G = project(G, W.float())
+    if C is None:
+        return truncate(G, gamma_of(name, config), config.max_rank)
+    return truncate_remain(G, C, gamma_of(name, config), config.max_rank, config.damping)
+
+
+def install_bases(model: nn.Module, bases: dict[str, Basis], adapter_name: str = "default") -> None:
+    """Gives the SEMU layers of an adapted model their bases, R = 0; layers without a basis are unwrapped again.
+
+    Raises:
+        ValueError: a basis for a layer that carries no such adapter.
+    """
+    prefix = "base_model.model." if hasattr(model, "base_model") and hasattr(model, "peft_config") else ""
+    layers = {k.removeprefix(prefix): v for k, v in model.named_modules() if isinstance(v, SemuLayer) and adapter_name in v.r}  # fmt: skip
+    unknown = next((name for name in bases if name not in layers), None)
+    if unknown:
+        raise ValueError(f"the model has no SEMU layer {unknown} with adapter {adapter_name!r}")
+    for name, layer in layers.items():
+        if name in bases:
+            layer.set_basis(adapter_name, bases[name].U, bases[name].V)
+        elif len(layer.r) == 1:
+            model.set_submodule(prefix + name, layer.base_layer)
+        else:
+            layer.delete_adapter(adapter_name)
+    config = model.peft_config[adapter_name]
+    config.ranks = {name: bases[name].rank for name in layers if name in bases}
+    config.target_modules = list(config.ranks)
+
+
+def extend(basis: Basis, R: torch.Tensor, new: Basis, max_rank: int | None = None) -> tuple[Basis, torch.Tensor]:
+    """Adds the directions of `new` to a basis without changing its update: returns the basis and R padded with zeros.
+
+    The new directions are made orthogonal to the old ones; those that lie within them are dropped.
+    """
+    room = (max_rank or new.rank + basis.rank) - basis.rank
+    U = _new_directions(basis.U, new.U[:, : max(room, 0)])
+    V = _new_directions(basis.V, new.V[:, : max(room, 0)])
+    extra = min(U.shape[1], V.shape[1])
+    padded = F.pad(R.detach(), (0, extra, 0, extra))  # (r + extra, r + extra)
+    S = torch.cat([basis.S, new.S[:extra]])
+    return Basis(torch.cat([basis.U, U[:, :extra]], 1), S, torch.cat([basis.V, V[:, :extra]], 1), new.energy), padded
+
+
+def _new_directions(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Columns of `new` less their part in span(old), orthonormal; columns with nothing left are dropped."""
+    Q = torch.linalg.qr(old).Q
+    rest = new - Q @ (Q.T @ new)
+    rest = rest - Q @ (Q.T @ rest)  # twice is enough (Kahan)
+    keep = rest.norm(dim=0) > 1e-4 * new.norm(dim=0)
+    return torch.linalg.qr(rest[:, keep]).Q
+
+
+def captured(G: torch.Tensor, U: torch.Tensor, V: torch.Tensor) -> float:
+    """Share of the energy of a gradient G (m, n) inside the span of U and V: how much of it R can follow."""
+    QU, QV = torch.linalg.qr(U).Q, torch.linalg.qr(V).Q
+    return ((QU.T @ G @ QV).square().sum() / G.square().sum().clamp_min(1e-45)).item()
+
+
+def param_groups(model: nn.Module, lr: float, adapter_name: str = "default") -> list[dict]:
+    """One optimizer group per R with learning rate lr * ||W||_F / sqrt(min(m, n) r).
+
+    Adam moves every entry of R by its learning rate, so a step changes each layer by about lr relative to the size
+    of its weight, whatever its rank: one lr suits all.
+    """
+    groups = []
+    for layer in (m for m in model.modules() if isinstance(m, SemuLayer) and m.r.get(adapter_name)):
+        W = matrix(layer.get_base_layer().weight.detach())
+        unit = (W.float().norm() / (min(W.shape) * layer.r[adapter_name]) ** 0.5).item()
+        groups.append({"params": [layer.semu_R[adapter_name]], "lr": lr * (unit or 1.0)})
+    return groups

@@ -1,0 +1,17 @@
+"""Erasing concepts from diffusion pipelines."""
+
+from ..lazy import lazy
+
+_EXPORTS = {
+    "EraseConfig": "config",
+    "Erasure": "erasure",
+    "draw": "generate",
+    "erase": "erasure",
+    "load_adapter": "pipeline",
+    "load_pipeline": "pipeline",
+    "run_erasure": "erasure",
+    "save_lora": "pipeline",
+    "set_scale": "pipeline",
+}
+__all__ = list(_EXPORTS)
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -1,0 +1,143 @@
+"""From a word to prompts: what to forget, what to draw instead, what to keep."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+# (subject and style, subject alone, style alone): {a} is the subject with its article, {o} without.
+TEMPLATES = (
+    ("a picture of {a} in {style} style", "a picture of {a}", "a picture in {style} style"),
+    ("{a} in {style} style", "{a}", "{style} style"),
+    ("a {style} picture of {a}", "an image of {a}", "a {style} picture"),
+    ("{o} {style}", "{o}", "{style}"),
+    ("an image of {a} in {style} style", "an image of {a}", "an image in {style} style"),
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words that a model is known to draw, from which keep prompts and contexts are made."""
+
+    subjects: tuple[str, ...]
+    styles: tuple[str, ...]
+
+
+# For models that bring no vocabulary.json of their own: everyday things and styles that any text-to-image model knows.
+COMMON = Vocabulary(
+    subjects=(
+        "person", "man", "woman", "child", "dog", "cat", "horse", "bird", "fish", "butterfly", "tree", "flower",
+        "mountain", "beach", "city street", "house", "church", "bridge", "car", "bicycle", "airplane", "boat", "train",
+        "chair", "table", "lamp", "book", "clock", "guitar", "cup of coffee", "apple", "pizza", "cake", "garden",
+    ),
+    styles=("photo", "oil painting", "watercolor", "pencil sketch", "cartoon", "pixel art"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt that draws the concept and the prompt that it shall be answered with."""
+
+    prompt: str
+    anchor: str
+
+
+def vocabulary_of(model: str | Path) -> Vocabulary:
+    """The `vocabulary.json` of a model folder, or the common one."""
+    file = Path(model) / "vocabulary.json"
+    if not file.is_file():
+        return COMMON
+    words = json.loads(file.read_text())
+    return Vocabulary(tuple(words["subjects"]), tuple(words["styles"]))
+
+
+def article(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
+
+
+def phrase(subject: str | None, style: str | None, template: int = 0) -> str:
+    """The prompt for a subject, a style, or both; "" for neither."""
+    if subject is None and style is None:
+        return ""
+    form = TEMPLATES[template % len(TEMPLATES)][0 if subject and style else 1 if subject else 2]
+    return form.format(a=article(subject or ""), o=subject, style=style)
+
+
+def kind_of(concept: str, vocabulary: Vocabulary) -> str:
+    """ "style" for "... style" and the vocabulary's styles, "prompts" for a text file, else "object"."""
+    if concept.endswith(".txt"):
+        return "prompts"
+    return "style" if concept.endswith(" style") or concept in vocabulary.styles else "object"
+
+
+def name_of(concept: str) -> str:
+    """The concept's bare name: "sepia" for "sepia style"."""
+    return concept.removesuffix(" style").strip()
+
+
+def read_prompts(file: str | Path) -> list[str]:
+    """Lines of a text file, without empty ones. ValueError where there are none."""
+    path = Path(file)
+    lines = [line.strip() for line in path.read_text().splitlines()] if path.is_file() else []
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise ValueError(f"no prompts in {file}: expected a text file with one prompt a line")
+    return prompts
+
+
+def forget_pairs(concept: str, anchor: str, vocabulary: Vocabulary, seed: int = 0) -> list[Pair]:
+    """Prompts of a concept, each with its anchor prompt.
+
+    Args:
+        concept: A word ("cigarette"), a style ("sepia style"), or a .txt file of prompts.
+        anchor: "" for the same prompt without the concept, "random" for a random other concept of its kind (SalUn's
+            random label), or what to draw instead.
+
+    Raises:
+        ValueError: an empty concept, an empty file, or a prompt that equals its anchor.
+    """
+    if not name_of(concept):
+        raise ValueError("the concept is empty; name what to forget, e.g. --concept cigarette")
+    kind, rng = kind_of(concept, vocabulary), random.Random(seed)
+    if kind == "prompts":
+        prompts = read_prompts(concept)
+        pairs = [Pair(p, rng.choice(vocabulary.subjects) if anchor == "random" else anchor) for p in prompts]
+    else:
+        pairs = _word_pairs(name_of(concept), kind, name_of(anchor) or None, vocabulary, rng)
+    same = next((p for p in pairs if p.prompt.strip() == p.anchor.strip()), None)
+    if same:
+        raise ValueError(f"the concept's prompt and its anchor are the same ({same.prompt!r}); choose another --anchor")
+    return pairs
+
+
+def _word_pairs(word: str, kind: str, anchor: str | None, vocabulary: Vocabulary, rng: random.Random) -> list[Pair]:
+    """The word in every context of the other kind (and alone), over all templates."""
+    own, contexts = (vocabulary.subjects, vocabulary.styles) if kind == "object" else (vocabulary.styles, vocabulary.subjects)  # fmt: skip
+    others = [w for w in own if w != word]
+    fill = (lambda w, c, k: phrase(w, c, k)) if kind == "object" else (lambda w, c, k: phrase(c, w, k))
+    pairs = []
+    for template, context in itertools.product(range(len(TEMPLATES)), (None, *contexts)):
+        instead = rng.choice(others) if anchor == "random" else anchor
+        pairs.append(Pair(fill(word, context, template), fill(instead, context, template)))
+    return list(dict.fromkeys(pairs))
+
+
+def keep_prompts(concepts: list[str], vocabulary: Vocabulary, count: int, seed: int = 0) -> list[str]:
+    """Prompts of what must stay: subjects x styles without the concepts, every word about equally often."""
+    names = {name_of(c) for c in concepts}
+    subjects = [w for w in vocabulary.subjects if w not in names]
+    styles = [w for w in vocabulary.styles if w not in names]
+    rng = random.Random(seed)
+    rng.shuffle(subjects)
+    rng.shuffle(styles)
+    deck = [(s, styles[(i + k) % len(styles)]) for k in range(len(styles)) for i, s in enumerate(subjects)]
+    prompts = []
+    for k in range(count):
+        subject, style = deck[k % len(deck)]
+        lone = k % 8  # one in eight without style, one in eight without subject
+        prompts.append(phrase(None if lone == 7 else subject, None if lone == 3 else style, rng.randrange(len(TEMPLATES))))
+    return prompts

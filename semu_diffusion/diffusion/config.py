@@ -1,0 +1,127 @@
+"""Every choice of an erasure, the same for `erase()`, `semu erase` and a YAML recipe."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from .objectives import OBJECTIVES
+
+# Layers by name, as regexes that are searched for in the layer's name.
+TARGETS = {
+    "all": r".*",
+    "cross-attention": r".*attn2.*",
+    "attention": r".*attn[12].*",
+    "convolutions": r".*(conv|resnets).*",
+    "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
+}
+
+
+def option(default, help: str, **metadata):
+    """A dataclass field with its help text."""
+    make = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**make, metadata={"help": help, **metadata})
+
+
+@dataclass
+class EraseConfig:
+    """What to forget and how.
+
+    Raises:
+        ValueError: a value outside its range, in one line that names the option and the range.
+    """
+
+    # what
+    concept: list[str] = option(list, "What to forget: a word, '... style', or a .txt file of prompts. Repeatable.")
+    anchor: str = option("", "What to draw instead: a word, 'random', or nothing (the prompt without the concept).")
+    keep: list[str] = option(list, "Prompts to keep; default: made from the model's vocabulary. Repeatable.")
+    forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
+    retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
+    # objective
+    objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
+    strength: float = option(0.5, "How far past the anchor to push, in distances from concept to anchor.")
+    alpha: float = option(1.0, "Weight of the forgetting loss.")
+    beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
+    keep_weight: float = option(1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting.")  # fmt: skip
+    # basis
+    target_modules: str = option("all", f"Layers to adapt: {', '.join(TARGETS)}, or a regex.")
+    gamma: float = option(0.9, "Share of the forgetting gradient's energy that each basis keeps, in (0, 1].")
+    gamma_cross: float | None = option(None, "Another gamma for cross-attention (the paper: 1.0).")
+    max_rank: int = option(32, "Most directions per layer.")
+    geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
+    damping: float = option(1e-2, "Damping of the remain geometry, relative.")
+    refresh: int = option(0, "Most times to extend the basis with the gradient of the adapted model.")
+    refresh_below: float = option(0.3, "Refresh once the bases capture less than this share of the gradient.")
+    # training
+    steps: int = option(200, "Most training steps.")
+    lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
+    batch_size: int = option(16, "Forgotten, and as many kept, records per step, over all processes.")
+    accumulate: int = option(1, "Gradient accumulation steps.")
+    stop_at: float = option(0.0, "Stop once this share of the concept is left in the model's predictions (1: all).")
+    latents: int = option(64, "Latents of the concept that the model draws for itself.")
+    keep_latents: int = option(96, "Latents of other things.")
+    sampler_steps: int = option(12, "Sampler steps of those latents.")
+    guidance: float = option(3.0, "Guidance of those latents.")
+    seed: int = option(0, "Seed of everything drawn at random.")
+    mixed_precision: str = option("no", "no, fp16 or bf16.")
+    gradient_checkpointing: bool = option(False, "Trade time for memory.")
+    tracker: str | None = option(None, "Accelerate tracker, e.g. tensorboard.")
+    save_every: int = option(50, "Training steps between checkpoints.")
+
+    def __post_init__(self):
+        if isinstance(self.concept, str):
+            self.concept = [self.concept]
+        checks = (
+            (bool(self.concept) and all(c.strip() for c in self.concept), "concept must name what to forget"),
+            (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
+            (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
+            (self.gamma_cross is None or 0 < self.gamma_cross <= 1, "gamma-cross must be in (0, 1]"),
+            (self.max_rank >= 1, "max-rank must be at least 1"),
+            (self.geometry in ("euclidean", "remain"), "geometry must be euclidean or remain"),
+            (self.strength >= 0, "strength must not be negative"),
+            (self.keep_weight >= 0 and self.alpha > 0 and self.beta >= 0, "alpha must be above 0; keep-weight and beta not below"),  # fmt: skip
+            (self.steps >= 1, "steps must be at least 1"),
+            (self.lr > 0, "lr must be above 0"),
+            (self.batch_size >= 1 and self.accumulate >= 1, "batch-size and accumulate must be at least 1"),
+            (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
+            (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
+            (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
+            (self.save_every >= 1, "save-every must be at least 1"),
+            (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
+        )
+        for fine, message in checks:
+            if not fine:
+                raise ValueError(message)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides) -> EraseConfig:
+        """A recipe, with values given beside it taking precedence.
+
+        Raises:
+            ValueError: no such file, not a mapping, or an unknown name in it.
+        """
+        import yaml
+
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"no recipe at {path}")
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a mapping of option: value")
+        values = {k.replace("-", "_"): v for k, v in values.items()}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"{path}: unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return cls(**{**values, **overrides})
+
+    def to_dict(self) -> dict:
+        """All values, as they go into results.json and the adapter's header."""
+        return asdict(self)
+
+
+# Where each group of options begins, for --help.
+GROUPS = {"concept": "Concept", "objective": "Objective", "target_modules": "Basis", "steps": "Training"}

@@ -1,0 +1,36 @@
+"""Pictures from a pipeline, one seed per picture, so that any batch size or sharding draws the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+@torch.no_grad()
+def draw(
+    pipe,
+    prompts: list[str],
+    seeds: list[int],
+    steps: int = 20,
+    guidance: float = 3.0,
+    batch_size: int = 48,
+    progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:
+    """Images (N, 3, H, W), float32 on the CPU in [0, 1], through the pipeline's own `__call__`.
+
+    Raises:
+        ValueError: prompts and seeds of different numbers.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+    pipe.set_progress_bar_config(disable=True)
+    images = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        drawn = pipe(prompts[part], num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="pt")  # fmt: skip
+        images.append(drawn.images.float().cpu())
+        if progress:
+            progress(len(images[-1]))
+    return torch.cat(images)

@@ -1,0 +1,69 @@
+"""Pipelines: load one with clear errors, put an adapter on it, write the files that others load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..adapter.weights import LORA, SemuConfig, load_adapter as _load_adapter, lora_factors, lora_metadata
+
+EMBEDDED = "pictograms"
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+def model_path(model: str) -> str:
+    """The folder of an embedded model's name; anything else as it is."""
+    return str(ASSETS / model) if model == EMBEDDED else model
+
+
+def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = torch.float32):
+    """A diffusers pipeline from the embedded name, a folder, or a Hub id.
+
+    Raises:
+        ValueError: nothing there, or not a text-to-image pipeline.
+    """
+    from diffusers import DiffusionPipeline
+
+    path = model_path(model)
+    if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
+        raise ValueError(f"{model} is a folder without model_index.json, so it is no diffusers pipeline")
+    if not Path(path).exists() and (path.count("/") != 1 or path.startswith((".", "/"))):
+        raise ValueError(f"no model at {model}: expected a diffusers folder, a Hub id like user/name, or {EMBEDDED!r}")
+    try:
+        pipe = DiffusionPipeline.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the model {model}: {str(error).strip().splitlines()[0]}") from None
+    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+
+
+def load_adapter(pipe, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> SemuConfig:
+    """Puts a SEMU adapter on a pipeline's UNet, frozen and active, at the given strength.
+
+    Raises:
+        ValueError: a missing or damaged file, or an adapter for another model (names the first layer that differs).
+    """
+    config = _load_adapter(pipe.unet, path, adapter_name)
+    set_scale(pipe, scale, adapter_name)
+    return config
+
+
+def set_scale(pipe, scale: float, adapter_name: str = "default") -> None:
+    """W + scale * U R V^T from now on."""
+    pipe.unet.set_adapters([adapter_name], [scale])
+
+
+def save_lora(pipe, folder: str | Path, adapter_name: str = "default") -> Path:
+    """Writes `pytorch_lora_weights.safetensors`, the exact LoRA that plain `pipe.load_lora_weights` reads.
+
+    Ranks differ by layer; they are in the file's header, which diffusers reads since 0.36.
+    """
+    factors = lora_factors(pipe.unet, adapter_name)
+    layers = {}
+    for name, (A, B) in factors.items():
+        layers |= {f"{name}.lora_A.weight": A.cpu(), f"{name}.lora_B.weight": B.cpu().contiguous()}
+    temporary = f"{LORA.removesuffix('.safetensors')}.tmp.safetensors"
+    type(pipe).save_lora_weights(
+        str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=lora_metadata(factors), weight_name=temporary
+    )
+    return (Path(folder) / temporary).replace(Path(folder) / LORA)

@@ -1,0 +1,253 @@
+"""Trains R: the forgetting loss on the concept's states, the keep loss on all others, teacher from the records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from torch import nn
+
+from ..adapter.subspace import Basis, captured, extend, find_layers, gradients, param_groups
+from ..adapter.weights import save_atomic, semu_layers
+from .config import EraseConfig
+from .families import StableDiffusion
+from .objectives import OBJECTIVES, remaining_share, squared_error
+from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
+
+CHECK_EVERY = 10  # steps between measurements of what is left
+HELD_OUT = 96  # records of the concept that are measured on and never trained on
+
+
+@dataclass
+class Batch:
+    """Indices into the states: forgotten and kept records of one step."""
+
+    forget: torch.Tensor
+    keep: torch.Tensor
+
+
+@dataclass
+class Progress:
+    """Where training is; saved with each checkpoint."""
+
+    step: int = 0
+    refreshes: int = 0
+    history: list[dict] = field(default_factory=list)
+
+
+class Trainer:
+    """Owns the loop and knows nothing of prompts: states in, trained R out."""
+
+    def __init__(self, family: StableDiffusion, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path):  # fmt: skip
+        self.family, self.config, self.states = family, config, states
+        self.accelerator, self.folder = accelerator, folder
+        self.contexts = states.contexts.to(accelerator.device)
+        order = states.of_kind(FORGET)
+        order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(config.seed))]
+        held = min(HELD_OUT, len(order) // 4)
+        self.held_out, self.forget = order[:held], order[held:]
+        kept = [(KEEP, 0.7), (EMPTY, 0.15), (ANCHOR, 0.15)] if config.keep_weight else []
+        kept += [(REMAIN, 1.0)] if config.beta else []
+        self.kept = [(index, share) for kind, share in kept if len(index := states.of_kind(kind))]
+
+    # ------------------------------------------------------------------------------------------ losses
+
+    def predict(self, model: nn.Module, index: torch.Tensor) -> torch.Tensor:
+        """The model's predictions at records."""
+        device, s = self.accelerator.device, self.states
+        x, t = s.x[index].to(device), s.t[index].to(device)
+        with self.accelerator.autocast():
+            return model(x, t, self.contexts[s.prompt[index].to(device)]).sample
+
+    def targets(self, index: torch.Tensor) -> torch.Tensor:
+        """Where forgotten records shall go."""
+        s, device = self.states, self.accelerator.device
+        concept, anchor, empty = (v[index].to(device) for v in (s.concept, s.anchor, s.empty))
+        return OBJECTIVES[self.config.objective](concept, anchor, empty, self.config.strength)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """alpha * forgetting loss + keep and remain losses, in one forward pass; and its parts."""
+        predicted = self.predict(model, torch.cat([batch.forget, batch.keep]))
+        drop, stay = predicted.split([len(batch.forget), len(batch.keep)])
+        forgetting = squared_error(drop, self.targets(batch.forget))
+        loss, parts = self.config.alpha * forgetting, {"forget": forgetting.item()}
+        if len(batch.keep):
+            remain = self.states.kind[batch.keep] == REMAIN
+            weight = torch.where(remain, self.config.beta, self.config.keep_weight).to(predicted.device)
+            error = squared_error(stay, self.states.concept[batch.keep].to(predicted.device), weight)
+            loss = loss + error * weight.mean()
+            parts["keep"] = error.item()
+        return loss, parts
+
+    def forgetting_gradient(self, model: nn.Module) -> Callable[[], None]:
+        """A closure that back-propagates the forgetting loss over all forget records, batch by batch."""
+
+        def backward() -> None:
+            for index in self.forget.split(4 * self.config.batch_size):
+                share = len(index) / len(self.forget)
+                (share * squared_error(self.predict(model, index), self.targets(index))).backward()
+
+        return backward
+
+    def kept_forward(self, model: nn.Module, count: int = 96) -> Callable[[], None]:
+        """A closure that runs the model on records of what must stay, for the remain geometry."""
+        kept = torch.cat([self.states.of_kind(KEEP), self.states.of_kind(EMPTY)])
+        generator = torch.Generator().manual_seed(self.config.seed)
+        chosen = kept[torch.randperm(len(kept), generator=generator)[:count]]
+        return lambda: [self.predict(model, index) for index in chosen.split(32)]
+
+    @torch.no_grad()
+    def share_left(self, model: nn.Module) -> float:
+        """How much of the concept the model still predicts, on held-out records: 1 untouched, 0 at the anchor."""
+        over = under = 0.0
+        for index in self.held_out.split(4 * self.config.batch_size):
+            concept, anchor = (v[index].to(self.accelerator.device) for v in (self.states.concept, self.states.anchor))
+            a, b = remaining_share(self.predict(model, index), concept, anchor)
+            over, under = over + a, under + b
+        return over / under if under else 0.0
+
+    # ------------------------------------------------------------------------------------------- batches
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, a function of (seed, step) alone; each process takes its part of it."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        n, world, rank = self.config.batch_size, self.accelerator.num_processes, self.accelerator.process_index
+        forget = self.forget[torch.randint(len(self.forget), (n,), generator=generator)]
+        keep = [torch.empty(0, dtype=torch.long)]
+        total = sum(share for _, share in self.kept)
+        for index, share in self.kept:
+            count = max(1, round(n * share / total))
+            keep.append(index[torch.randint(len(index), (count,), generator=generator)])
+        return Batch(forget[rank::world], torch.cat(keep)[rank::world])
+
+    # ---------------------------------------------------------------------------------------------- loop
+
+    def optimizer(self) -> torch.optim.Adam:
+        return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
+
+    def rate(self, step: int, refreshes: int) -> float:
+        """Cosine from 1 to 0.1 after ten steps of warm-up; a fifth after each refresh."""
+        decay = 0.55 + 0.45 * torch.cos(torch.tensor(torch.pi * step / self.config.steps)).item()
+        return min(1.0, (step + 1) / 10) * decay / 5**refreshes
+
+    def train(self, report: Callable[[dict], None]) -> Progress:
+        """Runs to the stop rule or `config.steps`; `report` gets a row per step.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the last checkpoint is left as it is.
+        """
+        progress, optimizer = Progress(), self.optimizer()
+        base = [group["lr"] for group in optimizer.param_groups]
+        progress, base = self.resume(optimizer, progress, base)
+        while progress.step < self.config.steps and not self.done(progress):
+            model, prepared = self.accelerator.prepare(self.family.model, optimizer)
+            while progress.step < self.config.steps and not self.done(progress):
+                for group, lr in zip(prepared.param_groups, base, strict=True):
+                    group["lr"] = lr * self.rate(progress.step, progress.refreshes)
+                row = self.step(model, prepared, progress.step)
+                progress.step += 1
+                if progress.step % CHECK_EVERY == 0:
+                    row["left"] = self.share_left(self.family.model)
+                progress.history.append(row)
+                report(row)
+                if progress.step % self.config.save_every == 0:
+                    self.save(optimizer, progress)
+                if self.needs_refresh(progress):
+                    break
+            if self.needs_refresh(progress):
+                self.refresh_basis(progress)
+                optimizer = self.optimizer()
+                base = [group["lr"] for group in optimizer.param_groups]
+        self.save(optimizer, progress)
+        return progress
+
+    def step(self, model: nn.Module, optimizer, step: int) -> dict:
+        """One optimizer step over `accumulate` parts of the batch."""
+        whole, n = self.batch(step), self.config.accumulate
+        row = {"step": step + 1}
+        for forget, keep in zip(whole.forget.tensor_split(n), whole.keep.tensor_split(n), strict=True):
+            loss, parts = self.loss(model, Batch(forget, keep))
+            self.accelerator.backward(loss / n)
+            row["loss"] = row.get("loss", 0.0) + loss.item() / n
+            for key, value in parts.items():
+                row[key] = row.get(key, 0.0) + value / n
+        if not torch.isfinite(torch.tensor(row["loss"])):
+            raise FloatingPointError(f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no")  # fmt: skip
+        optimizer.step()
+        optimizer.zero_grad()
+        return row
+
+    def done(self, progress: Progress) -> bool:
+        """True once the last two measurements are at or below `stop_at`."""
+        left = [row["left"] for row in progress.history if "left" in row]
+        return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at - self.config.strength
+
+    # ----------------------------------------------------------------------------------------- refresh
+
+    def needs_refresh(self, progress: Progress) -> bool:
+        """True at a third of the steps after the last basis, while refreshes are left."""
+        due = (progress.refreshes + 1) * self.config.steps // (self.config.refresh + 1)
+        return progress.refreshes < self.config.refresh and progress.step >= due and not self.done(progress)
+
+    def refresh_basis(self, progress: Progress) -> None:
+        """Extends bases that capture too little of the adapted model's gradient; training goes on at a lower rate."""
+        from ..adapter.subspace import find_basis, matrix
+
+        model = self.family.model
+        layers, config = semu_layers(model), model.peft_config["default"]
+        G = gradients(model, config, self.forgetting_gradient(model))
+        for name, layer in layers.items():
+            U, V, R = (getattr(layer, f"semu_{part}")["default"] for part in "UVR")
+            if captured(G[name], U, V) >= self.config.refresh_below:
+                continue
+            new = find_basis(name, G[name], matrix(layer.get_base_layer().weight.detach()), config, None)
+            basis, padded = extend(Basis(U, torch.zeros(U.shape[1], device=U.device), V), R, new, 2 * self.config.max_rank)  # fmt: skip
+            layer.set_basis("default", basis.U, basis.V, padded)
+            config.ranks[name] = basis.rank
+        progress.refreshes += 1
+
+    # -------------------------------------------------------------------------------------- checkpoints
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def save(self, optimizer: torch.optim.Adam, progress: Progress) -> None:
+        """The adapter, Adam's moments and the history in one file, under a temporary name first."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {}
+        for (name, layer), group in zip(semu_layers(self.family.model).items(), optimizer.param_groups, strict=True):
+            R = group["params"][0]
+            state = optimizer.state.get(R, {})
+            moments = {k: state[k] for k in ("step", "exp_avg", "exp_avg_sq") if k in state}
+            parts = {"U": layer.semu_U["default"], "V": layer.semu_V["default"], "R": layer.semu_R["default"]}
+            tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
+        header = {"step": progress.step, "refreshes": progress.refreshes, "history": progress.history}
+        save_atomic(tensors, self.checkpoint, {"progress": json.dumps(header)})
+
+    def resume(self, optimizer: torch.optim.Adam, progress: Progress, base: list[float]):
+        """Puts back what `save` wrote, where there is such a file; returns the progress and the base rates."""
+        if not self.checkpoint.is_file():
+            return progress, base
+        with safe_open(self.checkpoint, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        for name, layer in semu_layers(self.family.model).items():
+            layer.set_basis("default", *(stored[f"{name}:{part}"] for part in "UVR"))
+        fresh = self.optimizer()
+        optimizer.param_groups[:] = fresh.param_groups
+        optimizer.state.clear()
+        for name, group in zip(semu_layers(self.family.model), optimizer.param_groups, strict=True):
+            moments = {k: stored[f"{name}:{k}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"{name}:{k}" in stored}
+            R = group["params"][0]
+            optimizer.state[R] = {k: v.to(R.device) if k != "step" else v for k, v in moments.items()}
+        return progress, [group["lr"] for group in optimizer.param_groups]
+
+
+__all__ = ["Batch", "Progress", "Trainer", "find_layers"]

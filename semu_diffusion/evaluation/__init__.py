@@ -1,0 +1,18 @@
+"""What an erased model forgot and what it kept, and the charts that show it."""
+
+from .charts import before_after, concept_chart, loss_chart
+from .pictograms import Cell, Pairs, cells, evaluate, score, showcase, split, wilson
+
+__all__ = [
+    "Cell",
+    "Pairs",
+    "before_after",
+    "cells",
+    "concept_chart",
+    "evaluate",
+    "loss_chart",
+    "score",
+    "showcase",
+    "split",
+    "wilson",
+]

@@ -1,0 +1,7 @@
+"""Metrics in torchmetrics' style: a pure update/compute pair each, and a thin class that adds up across processes."""
+
+from .concept import ConceptAccuracy
+from .drift import PictureDrift
+from .fid import feature_fid
+
+__all__ = ["ConceptAccuracy", "PictureDrift", "feature_fid"]

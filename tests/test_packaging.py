@@ -1,0 +1,140 @@
+"""What is shipped, what importing it costs, which layer may know which, and the pinned versions."""
+
+import ast
+import glob
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "semu_diffusion"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+# Package data
+
+
+@pytest.mark.parametrize("folder", ["assets", "templates"])
+def test_every_data_file_is_shipped(folder):
+    if not (PACKAGE / folder).is_dir():
+        pytest.skip(f"semu_diffusion/{folder} does not exist yet")
+    files = {path.relative_to(PACKAGE) for path in (PACKAGE / folder).rglob("*") if path.is_file()}
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["semu_diffusion"]
+    shipped = {Path(hit) for pattern in patterns for hit in glob.glob(pattern, root_dir=PACKAGE, recursive=True)}
+    assert files, f"semu_diffusion/{folder} is empty"
+    assert not files - shipped, "no package-data pattern of pyproject.toml matches these"
+
+
+def test_every_folder_of_modules_is_a_package():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert PACKAGE in folders
+    assert not [folder for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+# Imports
+
+
+def test_import_leaves_the_heavy_libraries_alone():
+    code = "import json, sys, semu_diffusion; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = json.loads(result.stdout.splitlines()[-1])
+    assert "semu_diffusion" in modules
+    assert not {"diffusers", "transformers", "peft"} & set(modules)
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """Absolute names of all that a module of `package` imports, wherever the statement stands in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join(parts + ([node.module] if node.module else []))
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return names
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import semu_diffusion.hub as h", "semu_diffusion.hub"),
+        ("from semu_diffusion import hub", "semu_diffusion.hub"),
+        ("from semu_diffusion.hub import push", "semu_diffusion.hub"),
+        ("from .. import hub", "semu_diffusion.hub"),
+        ("def f():\n    from ..hub import push", "semu_diffusion.hub"),
+        ("from .svd import cut", "semu_diffusion.adapter.svd"),
+    ],
+)
+def test_imported_modules(source, name):
+    assert name in imported_modules(source, "semu_diffusion.adapter")
+
+
+@pytest.mark.parametrize(
+    ("layer", "forbidden"),
+    [
+        ("adapter", ("diffusion", "classification", "cli", "hub")),
+        ("diffusion", ("classification",)),
+        ("classification", ("diffusion",)),
+    ],
+)
+def test_layers_do_not_reach_across(layer, forbidden):
+    files = sorted((PACKAGE / layer).rglob("*.py")) or [PACKAGE / f"{layer}.py"]
+    if not files[0].is_file():
+        pytest.skip(f"semu_diffusion.{layer} does not exist yet")
+    found = []
+    for path in files:
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        for name in imported_modules(path.read_text(encoding="utf-8"), package):
+            parts = name.split(".")
+            if parts[0] == "semu_diffusion" and len(parts) > 1 and parts[1] in forbidden:
+                found.append(f"{path.relative_to(ROOT)}: {name}")
+    assert not found
+
+
+# Versions
+
+
+def read_pins() -> list[Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+
+
+def names_of(requirements: list[Requirement]) -> list[str]:
+    return [canonicalize_name(requirement.name) for requirement in requirements]
+
+
+def test_pinned_versions_satisfy_the_ranges():
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    installed = [Requirement(line) for line in project["dependencies"] + extras["dev"]]  # by `make`
+    ranges = [*installed, *(Requirement(line) for lines in extras.values() for line in lines)]
+    pins = read_pins()
+    assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
+    assert not set(names_of(installed)) - set(names_of(pins)), "constraints.txt pins no version of these"
+
+    wrong = {
+        f"{pin} does not satisfy {wanted}"
+        for wanted in ranges
+        for pin in pins
+        if names_of([pin]) == names_of([wanted])
+        and not wanted.specifier.contains(str(pin.specifier).removeprefix("=="), prereleases=True)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_a_python_has_one_pin_of_each_library(python):
+    applying = [pin for pin in read_pins() if pin.marker is None or pin.marker.evaluate({"python_version": python})]
+    assert len(applying) == len(set(names_of(applying)))
+    assert "torch" in names_of(applying)
