@@ -25,12 +25,12 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from render_pictograms import render_all, sheet
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from render_pictograms import render_all, sheet
 from semu_diffusion.pictograms import ASSETS, OBJECTS, SIZE, STYLES, SYNONYMS, Oracle, article, caption, load_oracle
 
 STAGES = ("render", "oracle", "autoencoder", "latents", "decoder", "unet", "export", "check")
@@ -41,18 +41,20 @@ TEMPLATES = (
 OBJECT_TEMPLATES = ("a picture of {a}", "{a}", "an image of {a}", "{o}")
 STYLE_TEMPLATES = ("a picture in {style} style", "{style} style", "an image in {style} style")
 TOKENS = 32  # length of a tokenized caption
+LATENT_CHANNELS = 8  # with 4, colours come very late in the autoencoder's training
 
 
 # ---------------------------------------------------------------------------------------------- models
 
 
 def make_autoencoder() -> AutoencoderKL:
-    """f8 autoencoder without attention: (3, 64, 64) <-> (4, 8, 8)."""
+    """f8 autoencoder without attention: (3, 64, 64) <-> (8, 8, 8)."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 128),
         layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=SIZE,
         mid_block_add_attention=False,
@@ -60,8 +62,10 @@ def make_autoencoder() -> AutoencoderKL:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Cross-attention UNet on (4, 8, 8) latents, 7.2 M weights."""
+    """Cross-attention UNet on (8, 8, 8) latents, 7.2 M weights."""
     return UNet2DConditionModel(
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         sample_size=SIZE // 8,
         block_out_channels=(96, 160),
         layers_per_block=1,
@@ -163,19 +167,32 @@ def fit(name: str, model: nn.Module, loss: Callable[[int], torch.Tensor], args, 
     for step in range(start, steps):
         value = loss(step)
         accelerator.backward(value)
+        average_gradients(accelerator, weights)
         accelerator.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
         ema.step(weights)
-        if step % 100 == 0:
+        if step % 50 == 0 and accelerator.is_main_process:
             print(f"{name} {step}/{steps} loss {value.item():.4f}", file=log, flush=True)
         if accelerator.is_main_process and time.time() - saved > args.save_every:
             save_state(folder, step + 1, model, optimizer, scheduler, ema)
             saved = time.time()
-    save_state(folder, steps, model, optimizer, scheduler, ema)
+    if accelerator.is_main_process:
+        save_state(folder, steps, model, optimizer, scheduler, ema)
+    accelerator.wait_for_everyone()
     ema.copy_to(weights)
     return model.eval()
+
+
+def average_gradients(accelerator: Accelerator, weights: list[nn.Parameter]) -> None:
+    """The mean over processes, in one message: the losses call several modules, so DistributedDataParallel won't do."""
+    if accelerator.num_processes == 1:
+        return
+    flat = torch.cat([p.grad.flatten() for p in weights])
+    flat = accelerator.reduce(flat, reduction="mean")
+    for p, part in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
+        p.grad.copy_(part.view_as(p))
 
 
 def save_state(folder: Path, step: int, model, optimizer, scheduler, ema) -> None:
@@ -264,10 +281,15 @@ def edges(images: torch.Tensor) -> Iterator[torch.Tensor]:
     yield images.diff(dim=3)
 
 
+def chroma(images: torch.Tensor) -> torch.Tensor:
+    """What remains of the colours without their brightness."""
+    return images - images.mean(1, keepdim=True)
+
+
 def picture_loss(drawn: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """L1 of the pixels and, at half weight, of their differences."""
+    """L1 of the pixels, of their chroma (else colours come last) and, at half weight, of their differences."""
     sharp = sum(F.l1_loss(a, b) for a, b in zip(edges(drawn), edges(true), strict=True))
-    return F.l1_loss(drawn, true) + 0.5 * sharp
+    return F.l1_loss(drawn, true) + F.l1_loss(chroma(drawn), chroma(true)) + 0.5 * sharp
 
 
 def stage_autoencoder(args) -> None:
@@ -278,9 +300,9 @@ def stage_autoencoder(args) -> None:
         i = indices(len(pictures), 16, step, args.seed, args.accelerator.process_index)
         images = (pictures[i].to(args.device) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         latents = vae.encode(images).latent_dist
-        return picture_loss(vae.decode(latents.sample()).sample, images) + 3e-4 * latents.kl().mean() / 256
+        return picture_loss(vae.decode(latents.sample()).sample, images) + 3e-4 * latents.kl().mean() / 512
 
-    fit("autoencoder", vae, loss, args, args.steps or 2000, lr=1.5e-3)
+    fit("autoencoder", vae, loss, args, args.steps or 4000, lr=1.5e-3)
 
 
 @torch.no_grad()
@@ -386,7 +408,10 @@ def stage_export(args) -> None:
     (args.output / "vocabulary.json").write_text(json.dumps({"subjects": OBJECTS, "styles": STYLES}))
     (args.output / "oracle").mkdir(exist_ok=True)
     oracle = load_file(args.workdir / "oracle" / "model.safetensors")
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in oracle.items()}, args.output / "oracle" / "model.safetensors")  # fmt: skip
+    save_file(
+        {k: v.half() if v.is_floating_point() else v for k, v in oracle.items()},
+        args.output / "oracle" / "model.safetensors",
+    )
 
 
 @torch.no_grad()
@@ -401,7 +426,9 @@ def stage_check(args) -> None:
         for chunk in range(0, len(cells), 48):
             prompts = [caption(OBJECTS[o], STYLES[s]) for o, s in cells[chunk : chunk + 48]]
             generators = [torch.Generator().manual_seed(90_000 + 1000 * seed + chunk + k) for k in range(len(prompts))]
-            images.append(pipe(prompts, num_inference_steps=20, guidance_scale=3.0, generator=generators, output_type="pt").images)  # fmt: skip
+            images.append(
+                pipe(prompts, num_inference_steps=20, guidance_scale=3.0, generator=generators, output_type="pt").images
+            )
     images = torch.cat(images)
     objects, styles = (torch.tensor(x).repeat(args.seeds) for x in zip(*cells, strict=True))
     pictures, o, s = load_pictures(args.workdir / "test.npy")
@@ -409,8 +436,11 @@ def stage_check(args) -> None:
         "seeds": args.seeds,
         "drawn": accuracy(oracle, images, objects, styles),
         "fresh renders": accuracy(oracle, pictures.to(args.device) / 255, o, s),
-        "object": {name: accuracy(oracle, images[objects == k], objects[objects == k], styles[objects == k]) for k, name in enumerate(OBJECTS)},
-    }  # fmt: skip
+        "object": {
+            name: accuracy(oracle, images[objects == k], objects[objects == k], styles[objects == k])
+            for k, name in enumerate(OBJECTS)
+        },
+    }
     grid = (255 * images[: len(cells)]).byte().permute(0, 2, 3, 1).cpu().numpy()
     sheet(grid.reshape(12, 12, SIZE, SIZE, 3)).save(args.output / "sheet.png")
     (args.output / "check.json").write_text(json.dumps(scores, indent=1))
@@ -418,7 +448,9 @@ def stage_check(args) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--stage", choices=STAGES, action="append", help="only this stage (may be repeated)")
     parser.add_argument("--workdir", type=Path, default=Path("build/pictograms"), help="renders, states, logs")
     parser.add_argument("--output", type=Path, default=ASSETS, help="the diffusers folder to write")

@@ -61,7 +61,10 @@ def metrics_markdown(evaluation: dict | None) -> str:
         return "\nNo suite was run; look at the pictures, and run `semu eval`.\n"
     show = lambda v: "-" if v is None else f"{v:.2f}"  # noqa: E731
     lines = ["", "| | base | erased | |", "|---|---|---|---|"]
-    lines += [f"| {key} | {show(evaluation['base'].get(key))} | {show(evaluation['erased'].get(key))} | {text} |" for key, text in ROWS]  # fmt: skip
+    lines += [
+        f"| {key} | {show(evaluation['base'].get(key))} | {show(evaluation['erased'].get(key))} | {text} |"
+        for key, text in ROWS
+    ]
     counts, protocol = evaluation["erased"]["counts"], evaluation["protocol"]
     lines += ["", f"Suite {protocol['suite']}: {counts['forget']} forgotten and {counts['keep']} kept pictures, "
               f"{protocol['sampler']} {protocol['steps']} steps, guidance {protocol['guidance']}.", ""]  # fmt: skip

@@ -29,7 +29,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="Diffusers folder, Hub id, or the embedded 'pictograms'.")]
 Adapter = Annotated[Path, typer.Option(help="Adapter folder, or its .safetensors file.")]
-Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]  # noqa: UP045
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
@@ -66,9 +66,15 @@ def output_folder(folder: Path, overwrite: bool) -> Path:
     return folder
 
 
+def check_scale(scale: float) -> None:
+    """A strength that makes sense; NaN does not."""
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"scale must be a number of at least 0, got {scale}")
+
+
 def display(quiet: bool):
     """The progress display, or a silent one."""
-    from .diffusion.erasure import Silent
+    from .diffusion.reporter import Silent
 
     if quiet:
         return nullcontext(Silent())
@@ -104,14 +110,16 @@ def erase_options() -> list[inspect.Parameter]:
         names += [f"--no-{f.name.replace('_', '-')}"] if hints[f.name] is bool else []
         spec = typer.Option("/".join(names), help=f.metadata["help"], rich_help_panel=group, show_default=shown)
         kind = hints[f.name] if type(None) in typing.get_args(hints[f.name]) else Optional[hints[f.name]]  # noqa: UP045
-        parameters.append(inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, spec]))  # fmt: skip
+        parameters.append(
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, spec])
+        )
     return parameters
 
 
 def erase(
     output: Annotated[Path, typer.Option(help="Folder for the adapter; new or empty.")],
     model: Model = "pictograms",
-    config: Annotated[Optional[Path], typer.Option(help="YAML recipe with any of these options.")] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option(help="YAML recipe with any of these options.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Evaluate and draw pictures afterwards.")] = True,
@@ -128,28 +136,34 @@ def erase(
     from .diffusion.erasure import prepare_folder, run_erasure
     from .suites import finish
 
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
     given = {k: v for k, v in options.items() if v not in (None, [])}
     settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
-    if not resume:
+    if not resume and first:
         output_folder(output, overwrite)
     elif not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
     pipe = open_pipeline(model, device, dtype)
     pipe.register_to_config(_name_or_path=model)
-    with display(quiet) as reporter:
+    with display(quiet or not first) as reporter:
         erasure = run_erasure(pipe, settings, output, overwrite, resume, reporter)
-        report = finish(erasure, model, reporter) if evaluate else None
+        report = finish(erasure, model, reporter) if evaluate and first else None
+    if not first:
+        return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}
     if as_json:
         print(json.dumps({"output": str(output), "training": facts, "evaluation": report}))
         return
     print_report(report, as_json)
-    print(f"{output}: {facts['layers']} layers, {facts['trained']:,} trained numbers ({facts['trained_percent']:.2f} %), "
-          f"{facts['steps']} steps, {facts['seconds']:.0f} s")  # fmt: skip
+    trained = f"{facts['trained']:,} trained numbers ({facts['trained_percent']:.2f} %)"
+    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:.0f} s")
 
 
 _fixed = [p for p in inspect.signature(erase).parameters.values() if p.kind != inspect.Parameter.VAR_KEYWORD]
-_fixed = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=typing.get_type_hints(erase, include_extras=True)[p.name]) for p in _fixed]  # fmt: skip
+_fixed = [
+    p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=typing.get_type_hints(erase, include_extras=True)[p.name])
+    for p in _fixed
+]
 _options = erase_options()
 erase.__signature__ = inspect.Signature([*_options[:3], *_fixed, *_options[3:]])
 erase.__annotations__ = {p.name: p.annotation for p in erase.__signature__.parameters.values()}
@@ -164,7 +178,7 @@ def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
     output: Annotated[Path, typer.Option(help="A .png file, or a folder for several pictures.")],
     model: Model = "pictograms",
-    adapter: Annotated[Optional[Path], typer.Option(help="Adapter folder; without one the base model draws.")] = None,  # noqa: UP045
+    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without one the base model draws.")] = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter, 0 is the base model.")] = 1.0,
     count: Annotated[int, typer.Option(min=1, help="Pictures per prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 20,
@@ -179,8 +193,7 @@ def generate(
 
     from .diffusion import draw, load_adapter
 
-    if scale < 0:
-        raise ValueError(f"scale must not be negative, got {scale}")
+    check_scale(scale)
     prompts = [p for p in prompt for _ in range(count)]
     single = output.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
     if single and len(prompts) > 1:
@@ -211,7 +224,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for evaluation.json and pictures.")],
     model: Model = "pictograms",
     suite: Annotated[str, typer.Option(help="Which suite: pictograms.")] = "pictograms",
-    concept: Annotated[Optional[list[str]], typer.Option(help="What was erased; default: what the adapter says.")] = None,  # noqa: UP045
+    concept: Annotated[list[str] | None, typer.Option(help="What was erased; default: what the adapter says.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Pictures per forgotten prompt.")] = 10,
     scale: Annotated[float, typer.Option(help="Strength of the adapter.")] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
@@ -226,8 +239,7 @@ def evaluate(
 
     if suite not in SUITES:
         raise ValueError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
-    if scale < 0:
-        raise ValueError(f"scale must not be negative, got {scale}")
+    check_scale(scale)
     output_folder(output, overwrite)
     concepts = concept or concepts_of(adapter)
     pipe = open_pipeline(model, device, dtype)
@@ -262,13 +274,15 @@ def main() -> None:
         status = app(standalone_mode=False)
     except (ValueError, FloatingPointError) as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; repeat the command with --resume to go on", 130)
+    except OSError as error:
+        fail(str(error))
     except Exception as error:
         # Typer and click raise usage errors of their own classes; they know how to say what is wrong.
         if not hasattr(error, "format_message"):
             raise
         fail(error.format_message())
+    if status == 130:  # what Typer makes of Ctrl-C
+        fail("interrupted; an erasure goes on with --resume", 130)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -6,11 +6,18 @@ import sys
 from collections import defaultdict
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from .diffusion.erasure import Silent
+from .diffusion.reporter import Silent
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
 
@@ -62,7 +69,13 @@ class Display(Silent):
         for title, members in groups.items():
             ranks = [b.rank for b in members]
             energy = sum(b.energy for b in members) / len(members)
-            table.add_row(title, str(len(members)), f"{min(ranks)}-{max(ranks)}", f"{energy:.0%}", f"{sum(r * r for r in ranks):,}")  # fmt: skip
+            table.add_row(
+                title,
+                str(len(members)),
+                f"{min(ranks)}-{max(ranks)}",
+                f"{energy:.0%}",
+                f"{sum(r * r for r in ranks):,}",
+            )
         self.progress.console.print(table)
 
     def row(self, row: dict) -> None:

@@ -12,8 +12,9 @@ import torch
 
 from .adapter.weights import read_config, write_atomic
 from .diffusion.concepts import name_of
-from .diffusion.erasure import Silent, versions
 from .diffusion.generate import draw
+from .diffusion.reporter import Silent
+from .diffusion.results import versions
 from .evaluation.charts import before_after, concept_chart, loss_chart
 from .evaluation.pictograms import evaluate, showcase
 from .pictograms import ASSETS, load_oracle
@@ -117,7 +118,9 @@ def finish(erasure, base_model: str, reporter: Silent | None = None, seeds_forge
     else:
         words = vocabulary_of(model_path(base_model))
         prompts = [p.prompt for c in config.concept for p in forget_pairs(c, config.anchor, words)]
-        plain_pictures(erasure.pipe, prompts, config.keep or keep_prompts(config.concept, words, 4), folder, config.seed)
+        plain_pictures(
+            erasure.pipe, prompts, config.keep or keep_prompts(config.concept, words, 4), folder, config.seed
+        )
     results = json.loads((folder / "results.json").read_text())
     results["evaluation"] = report
     write_atomic(folder / "results.json", json.dumps(results, indent=1))

@@ -26,3 +26,19 @@ def assets() -> Path:
     if not ASSETS.is_dir():
         pytest.skip("the pictograms checkpoint (semu_diffusion/assets/pictograms) is absent")
     return ASSETS
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """The folder of a tiny Stable Diffusion pipeline with random weights; nothing may write into it."""
+    from tiny import build
+
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_v_model(tmp_path_factory) -> Path:
+    """The same with v prediction."""
+    from tiny import build
+
+    return build(tmp_path_factory.mktemp("tiny_v"), prediction_type="v_prediction")

@@ -16,6 +16,11 @@ def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
     return layer.weight.shape[0], layer.weight[0].numel()
 
 
+def layer_name(path: str) -> str:
+    """The name of the adapted layer at a module path; a LoRA around it does not count."""
+    return path.removesuffix(".base_layer")
+
+
 class SemuLayer(nn.Module, BaseTunerLayer):
     """A Linear or Conv2d with any number of SEMU adapters; rank 0 is an exact no-op.
 
@@ -60,8 +65,9 @@ class SemuLayer(nn.Module, BaseTunerLayer):
         device = self.get_base_layer().weight.device
         R = torch.zeros(r, r) if R is None else R.detach()
         self.r[adapter_name] = r
-        self.semu_U[adapter_name] = U.detach().to(device, torch.float32).contiguous()
-        self.semu_V[adapter_name] = V.detach().to(device, torch.float32).contiguous()
+        # Copies: neither a caller's tensor nor the memory of a mapped file may live on inside the layer.
+        self.semu_U[adapter_name] = U.detach().to(device, torch.float32).clone(memory_format=torch.contiguous_format)
+        self.semu_V[adapter_name] = V.detach().to(device, torch.float32).clone(memory_format=torch.contiguous_format)
         trained = adapter_name not in self.semu_R or self.semu_R[adapter_name].requires_grad
         R = R.to(device, torch.float32).contiguous()
         self.semu_R[adapter_name] = nn.Parameter(R.clone(), requires_grad=trained and r > 0)
@@ -93,15 +99,17 @@ class SemuLayer(nn.Module, BaseTunerLayer):
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the update to the weight. ValueError, and no change, where safe_merge finds a non-finite value."""
+        weight = self.get_base_layer().weight
+        merged, names = weight.data, []
         for name in check_adapters_to_merge(self, adapter_names) or ():
             if not self.r.get(name):
                 continue
-            weight = self.get_base_layer().weight
-            merged = (weight.data.float() + self.get_delta_weight(name)).to(weight.dtype)
+            merged = (merged.float() + self.get_delta_weight(name)).to(weight.dtype)
             if safe_merge and not merged.isfinite().all():
                 raise ValueError(f"merging adapter {name!r} would give non-finite weights; the adapter is broken")
-            weight.data = merged
-            self.merged_adapters.append(name)
+            names.append(name)
+        weight.data = merged
+        self.merged_adapters.extend(names)
 
     def unmerge(self) -> None:
         """Takes the merged updates out again, up to rounding."""

@@ -30,7 +30,11 @@ def find_layers(model: nn.Module, config: SemuConfig) -> dict[str, nn.Linear | n
             inside, module = (*inside, f"{name}."), module.get_base_layer()
         if type(module) not in LAYERS or _listed(name, config.exclude_modules):
             continue
-        if name in config.ranks if config.ranks else config.target_modules is None or _listed(name, config.target_modules):  # fmt: skip
+        if (
+            name in config.ranks
+            if config.ranks
+            else config.target_modules is None or _listed(name, config.target_modules)
+        ):
             found[name] = module
     return found
 
@@ -45,6 +49,7 @@ class SemuModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: SemuConfig, model_config: dict) -> SemuConfig:
         if peft_config.ranks or peft_config.target_modules is None:
             peft_config.target_modules = list(find_layers(self.model, peft_config))
+            peft_config.exclude_modules = None  # done; PEFT warns of an exclusion that excludes nothing
         return peft_config
 
     @staticmethod

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import SemuConfig
-from .layer import SemuLayer
+from .layer import SemuLayer, layer_name
 from .model import find_layers
 
 
@@ -184,7 +184,9 @@ def find_bases(
         raise ValueError("the remain geometry needs inputs to keep: pass `forward`")
     G = gradients(model, config, backward)
     C = second_moments(model, config, forward) if config.geometry == "remain" else {}
-    bases = {name: find_basis(name, g, matrix(layers[name].weight.detach()), config, C.get(name)) for name, g in G.items()}  # fmt: skip
+    bases = {
+        name: find_basis(name, g, matrix(layers[name].weight.detach()), config, C.get(name)) for name, g in G.items()
+    }
     bases = {name: basis for name, basis in bases.items() if basis.rank}
     if not bases:
         raise ValueError("the forgetting loss has no gradient in any targeted layer")
@@ -206,7 +208,9 @@ def install_bases(model: nn.Module, bases: dict[str, Basis], adapter_name: str =
         ValueError: a basis for a layer that carries no such adapter.
     """
     prefix = "base_model.model." if hasattr(model, "base_model") and hasattr(model, "peft_config") else ""
-    layers = {k.removeprefix(prefix): v for k, v in model.named_modules() if isinstance(v, SemuLayer) and adapter_name in v.r}  # fmt: skip
+    found = (k for k, v in model.named_modules() if isinstance(v, SemuLayer) and adapter_name in v.r)
+    paths = {layer_name(k.removeprefix(prefix)): k for k in found}
+    layers = {name: model.get_submodule(path) for name, path in paths.items()}
     unknown = next((name for name in bases if name not in layers), None)
     if unknown:
         raise ValueError(f"the model has no SEMU layer {unknown} with adapter {adapter_name!r}")
@@ -214,7 +218,7 @@ def install_bases(model: nn.Module, bases: dict[str, Basis], adapter_name: str =
         if name in bases:
             layer.set_basis(adapter_name, bases[name].U, bases[name].V)
         elif len(layer.r) == 1:
-            model.set_submodule(prefix + name, layer.base_layer)
+            model.set_submodule(paths[name], layer.base_layer)
         else:
             layer.delete_adapter(adapter_name)
     config = model.peft_config[adapter_name]
@@ -237,12 +241,14 @@ def extend(basis: Basis, R: torch.Tensor, new: Basis, max_rank: int | None = Non
 
 
 def _new_directions(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Columns of `new` less their part in span(old), orthonormal; columns with nothing left are dropped."""
+    """Columns of `new` less their part in span(old), orthonormal; what adds nothing to those before is dropped."""
     Q = torch.linalg.qr(old).Q
-    rest = new - Q @ (Q.T @ new)
-    rest = rest - Q @ (Q.T @ rest)  # twice is enough (Kahan)
-    keep = rest.norm(dim=0) > 1e-4 * new.norm(dim=0)
-    return torch.linalg.qr(rest[:, keep]).Q
+    for column in new.T:
+        rest = column - Q @ (Q.T @ column)
+        rest = rest - Q @ (Q.T @ rest)  # twice is enough (Kahan)
+        if rest.norm() > 1e-4 * column.norm():
+            Q = torch.cat([Q, (rest / rest.norm())[:, None]], 1)
+    return Q[:, old.shape[1] :]
 
 
 def captured(G: torch.Tensor, U: torch.Tensor, V: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .config import SemuConfig
-from .layer import SemuLayer, matrix_shape
+from .layer import SemuLayer, layer_name, matrix_shape
 from .model import find_layers
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,7 +25,7 @@ PREFIX = "base_model.model."  # PEFT's own; a file without it loads silently as 
 
 def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, SemuLayer]:
     """The layers that carry an adapter of rank >= 1, by name without PEFT's prefix."""
-    found = ((k.removeprefix(PREFIX), m) for k, m in model.named_modules() if isinstance(m, SemuLayer))
+    found = ((layer_name(k.removeprefix(PREFIX)), m) for k, m in model.named_modules() if isinstance(m, SemuLayer))
     return {name: layer for name, layer in found if layer.r.get(adapter_name)}
 
 
@@ -39,7 +39,9 @@ def write_atomic(path: Path, text: str) -> None:
 def save_atomic(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """`save_file` under a temporary name, then renames."""
     temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt", **(metadata or {})})  # fmt: skip
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt", **(metadata or {})}
+    )
     os.replace(temporary, path)
 
 
@@ -52,7 +54,9 @@ def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, 
     return state
 
 
-def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "default", about: dict | None = None) -> Path:
+def save_adapter(
+    model: nn.Module, folder: str | Path, adapter_name: str = "default", about: dict | None = None
+) -> Path:
     """Writes `adapter_model.safetensors` (header: the config) and `adapter_config.json`; returns the folder.
 
     Args:
@@ -77,7 +81,7 @@ def save_adapter(model: nn.Module, folder: str | Path, adapter_name: str = "defa
     return folder
 
 
-def config_from_json(text: str, source: str) -> SemuConfig:
+def config_from_json(text: str | bytes, source: str) -> SemuConfig:
     """The config of an adapter file or its JSON. ValueError where it is not one."""
     try:
         values = json.loads(text)
@@ -97,7 +101,7 @@ def read_config(path: str | Path) -> SemuConfig:
     """
     path = Path(path)
     if path.is_dir() and (path / CONFIG).is_file():
-        return config_from_json((path / CONFIG).read_text(), str(path / CONFIG))
+        return config_from_json((path / CONFIG).read_bytes(), str(path / CONFIG))
     file = path / WEIGHTS if path.is_dir() else path
     with open_weights(file) as weights:
         metadata = weights.metadata() or {}
@@ -134,7 +138,8 @@ def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int
             if shape is None:
                 raise ValueError(f"{source} lacks the {part} of layer {name}; it is incomplete")
             if tuple(shape) != expected:
-                raise ValueError(f"{source} is for another model: the {part} of layer {name} is {tuple(shape)}, here it must be {expected}")  # fmt: skip
+                problem = f"the {part} of layer {name} is {tuple(shape)}, here it must be {expected}"
+                raise ValueError(f"{source} is for another model: {problem}")
     extra = next((k for k in shapes if re.sub(r"\.semu_[URV]$", "", k.removeprefix(PREFIX)) not in config.ranks), None)
     if extra:
         raise ValueError(f"{source} holds {extra}, which its config does not name")
@@ -192,7 +197,9 @@ def lora_factors(model: nn.Module, adapter_name: str = "default") -> dict[str, t
         conv = layer.get_base_layer()
         if isinstance(conv, nn.Conv2d):
             if conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
-                raise ValueError(f"LoRA cannot express {name}: a convolution with groups, dilation or {conv.padding_mode} padding")  # fmt: skip
+                raise ValueError(
+                    f"LoRA cannot express {name}: a convolution with groups, dilation or {conv.padding_mode} padding"
+                )
             A, B = A.reshape(-1, *conv.weight.shape[1:]), B[:, :, None, None]
         factors[name] = (A.detach().contiguous(), B.detach().contiguous())
     return factors

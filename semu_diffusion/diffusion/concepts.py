@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,12 @@ class Vocabulary:
 
     subjects: tuple[str, ...]
     styles: tuple[str, ...]
+
+    def without(self, concepts: list[str]) -> Vocabulary:
+        """The words that name none of the concepts, alone or among others ("cup of coffee" names "coffee")."""
+        names = "|".join(re.escape(name_of(c)) for c in concepts)
+        left = lambda words: tuple(w for w in words if not names or not re.search(rf"\b({names})\b", w, re.IGNORECASE))  # noqa: E731, E501
+        return Vocabulary(left(self.subjects), left(self.styles))
 
 
 # For models that bring no vocabulary.json of their own: everyday things and styles that any text-to-image model knows.
@@ -71,7 +78,7 @@ def kind_of(concept: str, vocabulary: Vocabulary) -> str:
     """ "style" for "... style" and the vocabulary's styles, "prompts" for a text file, else "object"."""
     if concept.endswith(".txt"):
         return "prompts"
-    return "style" if concept.endswith(" style") or concept in vocabulary.styles else "object"
+    return "style" if concept.endswith(" style") or concept.lower() in map(str.lower, vocabulary.styles) else "object"
 
 
 def name_of(concept: str) -> str:
@@ -98,7 +105,7 @@ def forget_pairs(concept: str, anchor: str, vocabulary: Vocabulary, seed: int = 
             random label), or what to draw instead.
 
     Raises:
-        ValueError: an empty concept, an empty file, or a prompt that equals its anchor.
+        ValueError: an empty concept, an empty file, a prompt that equals its anchor, or no word for a random one.
     """
     if not name_of(concept):
         raise ValueError("the concept is empty; name what to forget, e.g. --concept cigarette")
@@ -116,8 +123,12 @@ def forget_pairs(concept: str, anchor: str, vocabulary: Vocabulary, seed: int = 
 
 def _word_pairs(word: str, kind: str, anchor: str | None, vocabulary: Vocabulary, rng: random.Random) -> list[Pair]:
     """The word in every context of the other kind (and alone), over all templates."""
-    own, contexts = (vocabulary.subjects, vocabulary.styles) if kind == "object" else (vocabulary.styles, vocabulary.subjects)  # fmt: skip
-    others = [w for w in own if w != word]
+    own, contexts = (
+        (vocabulary.subjects, vocabulary.styles) if kind == "object" else (vocabulary.styles, vocabulary.subjects)
+    )
+    others = [w for w in own if w.lower() != word.lower()]
+    if anchor == "random" and not others:
+        raise ValueError(f"the model's vocabulary has no other {kind} for a random anchor; name one with --anchor")
     fill = (lambda w, c, k: phrase(w, c, k)) if kind == "object" else (lambda w, c, k: phrase(c, w, k))
     pairs = []
     for template, context in itertools.product(range(len(TEMPLATES)), (None, *contexts)):
@@ -128,9 +139,10 @@ def _word_pairs(word: str, kind: str, anchor: str | None, vocabulary: Vocabulary
 
 def keep_prompts(concepts: list[str], vocabulary: Vocabulary, count: int, seed: int = 0) -> list[str]:
     """Prompts of what must stay: subjects x styles without the concepts, every word about equally often."""
-    names = {name_of(c) for c in concepts}
-    subjects = [w for w in vocabulary.subjects if w not in names]
-    styles = [w for w in vocabulary.styles if w not in names]
+    words = vocabulary.without(concepts)
+    subjects, styles = list(words.subjects) or [None], list(words.styles) or [None]
+    if subjects == styles == [None]:
+        raise ValueError("no word of the model's vocabulary is left to keep; give prompts with --keep")
     rng = random.Random(seed)
     rng.shuffle(subjects)
     rng.shuffle(styles)
@@ -138,6 +150,7 @@ def keep_prompts(concepts: list[str], vocabulary: Vocabulary, count: int, seed: 
     prompts = []
     for k in range(count):
         subject, style = deck[k % len(deck)]
-        lone = k % 8  # one in eight without style, one in eight without subject
-        prompts.append(phrase(None if lone == 7 else subject, None if lone == 3 else style, rng.randrange(len(TEMPLATES))))
+        if subject and style:  # one in eight without style, one in eight without subject
+            subject, style = None if k % 8 == 7 else subject, None if k % 8 == 3 else style
+        prompts.append(phrase(subject, style, rng.randrange(len(TEMPLATES))))
     return prompts

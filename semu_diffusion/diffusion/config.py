@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import math
+import re
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from .objectives import OBJECTIVES
@@ -42,7 +44,9 @@ class EraseConfig:
     strength: float = option(0.5, "How far past the anchor to push, in distances from concept to anchor.")
     alpha: float = option(1.0, "Weight of the forgetting loss.")
     beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
-    keep_weight: float = option(1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting.")  # fmt: skip
+    keep_weight: float = option(
+        1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting."
+    )
     # basis
     target_modules: str = option("all", f"Layers to adapt: {', '.join(TARGETS)}, or a regex.")
     gamma: float = option(0.9, "Share of the forgetting gradient's energy that each basis keeps, in (0, 1].")
@@ -50,6 +54,7 @@ class EraseConfig:
     max_rank: int = option(32, "Most directions per layer.")
     geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
     damping: float = option(1e-2, "Damping of the remain geometry, relative.")
+    gradient_records: int = option(256, "Most records over which the forgetting gradient is summed.")
     refresh: int = option(0, "Most times to extend the basis with the gradient of the adapted model.")
     refresh_below: float = option(0.3, "Refresh once the bases capture less than this share of the gradient.")
     # training
@@ -69,8 +74,7 @@ class EraseConfig:
     save_every: int = option(50, "Training steps between checkpoints.")
 
     def __post_init__(self):
-        if isinstance(self.concept, str):
-            self.concept = [self.concept]
+        self._convert()
         checks = (
             (bool(self.concept) and all(c.strip() for c in self.concept), "concept must name what to forget"),
             (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
@@ -79,19 +83,47 @@ class EraseConfig:
             (self.max_rank >= 1, "max-rank must be at least 1"),
             (self.geometry in ("euclidean", "remain"), "geometry must be euclidean or remain"),
             (self.strength >= 0, "strength must not be negative"),
-            (self.keep_weight >= 0 and self.alpha > 0 and self.beta >= 0, "alpha must be above 0; keep-weight and beta not below"),  # fmt: skip
+            (
+                self.keep_weight >= 0 and self.alpha > 0 and self.beta >= 0,
+                "alpha must be above 0; keep-weight and beta not below",
+            ),
             (self.steps >= 1, "steps must be at least 1"),
             (self.lr > 0, "lr must be above 0"),
             (self.batch_size >= 1 and self.accumulate >= 1, "batch-size and accumulate must be at least 1"),
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
+            (self.damping >= 0 and self.refresh >= 0, "damping and refresh must not be negative"),
+            (self.gradient_records >= 1, "gradient-records must be at least 1"),
             (self.save_every >= 1, "save-every must be at least 1"),
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
         )
         for fine, message in checks:
             if not fine:
                 raise ValueError(message)
+
+    def _convert(self) -> None:
+        """Values as a recipe or a caller may write them: one text for a list, 1 for 1.0, and YAML's text "1e-2"."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), f.type.split(" ")[0]
+            if value is None and "None" not in f.type:
+                value = f.default_factory() if f.default is MISSING else f.default
+            elif kind == "list[str]":
+                value = [value] if isinstance(value, str) else [str(v) for v in value]
+            elif kind in ("int", "float") and value is not None:
+                try:
+                    number = float(value)
+                    value = int(value) if kind == "int" and number == int(number) else number
+                except (TypeError, ValueError, OverflowError):
+                    number = math.nan
+                if not math.isfinite(number) or not isinstance(value, float if kind == "float" else int):
+                    what = "a whole number" if kind == "int" else "a number"
+                    raise ValueError(f"{f.name.replace('_', '-')} must be {what}, got {value!r}")
+            setattr(self, f.name, value)
+        try:
+            re.compile(self.target_modules)
+        except re.error as error:
+            raise ValueError(f"target-modules {self.target_modules!r} is no regex: {error}") from None
 
     @classmethod
     def from_yaml(cls, path: str | Path, **overrides) -> EraseConfig:

@@ -31,7 +31,9 @@ class StableDiffusion:
     def encode(self, prompts: list[str]) -> torch.Tensor:
         """Text-encoder states (N, tokens, width)."""
         tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
-        ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids  # fmt: skip
+        ids = tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+        ).input_ids
         return torch.cat([encoder(part.to(encoder.device))[0] for part in ids.split(64)])
 
     @torch.no_grad()

@@ -29,7 +29,9 @@ def draw(
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-        drawn = pipe(prompts[part], num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="pt")  # fmt: skip
+        drawn = pipe(
+            prompts[part], num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="pt"
+        )
         images.append(drawn.images.float().cpu())
         if progress:
             progress(len(images[-1]))

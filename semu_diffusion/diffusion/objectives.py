@@ -17,7 +17,9 @@ def redirect(concept: torch.Tensor, anchor: torch.Tensor, empty: torch.Tensor, s
     return anchor - strength * (concept - anchor)
 
 
-def negative_guidance(concept: torch.Tensor, anchor: torch.Tensor, empty: torch.Tensor, strength: float) -> torch.Tensor:
+def negative_guidance(
+    concept: torch.Tensor, anchor: torch.Tensor, empty: torch.Tensor, strength: float
+) -> torch.Tensor:
     """ESD (arXiv 2303.07345, eq. 7): eps(x_t) - strength * (eps(x_t | c) - eps(x_t)), away from the empty prompt."""
     return empty - strength * (concept - empty)
 

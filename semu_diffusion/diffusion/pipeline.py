@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..adapter.weights import LORA, SemuConfig, load_adapter as _load_adapter, lora_factors, lora_metadata
+from ..adapter.weights import LORA, SemuConfig, lora_factors, lora_metadata
+from ..adapter.weights import load_adapter as _load_adapter
 
 EMBEDDED = "pictograms"
 ASSETS = Path(__file__).parent.parent / "assets"

@@ -102,7 +102,9 @@ def trajectory(
     records = []
     for t, s in zip(times, [*times[1:], torch.full_like(times[0], -1)], strict=True):
         concept, anchor, empty = predict_distinct(family, x, t, (c, a, e), (rows, other, torch.zeros_like(rows)))
-        records.append({"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty})  # fmt: skip
+        records.append(
+            {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
+        )
         guided = empty + guidance * (torch.where(follow, concept, anchor) - empty)
         x = family.step(x.float(), guided.float(), t, s).to(c.dtype)
     return records
@@ -119,7 +121,12 @@ def predict_distinct(family, x, t, contexts: tuple, rows: tuple) -> list[torch.T
 
 @torch.no_grad()
 def noised_images(
-    family: StableDiffusion, contexts: Contexts, latents: torch.Tensor, pair: Pair, steps: int, generator: torch.Generator
+    family: StableDiffusion,
+    contexts: Contexts,
+    latents: torch.Tensor,
+    pair: Pair,
+    steps: int,
+    generator: torch.Generator,
 ) -> list[dict[str, torch.Tensor]]:
     """The same records from given pictures: their latents (N, C, H, W) noised to `steps` random times each."""
     device, values, n = family.model.device, contexts.values, len(latents)
@@ -132,7 +139,18 @@ def noised_images(
         x = family.noised(latents, noise, t).to(c.dtype)
         concept, anchor, empty = predict_distinct(family, x, t, (c, a, e), (rows, other, torch.zeros_like(rows)))
         truth = family.truth(latents, noise, t)
-        records.append({"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty, "truth": truth})  # fmt: skip
+        records.append(
+            {
+                "x": x,
+                "t": t,
+                "prompt": rows,
+                "other": other,
+                "concept": concept,
+                "anchor": anchor,
+                "empty": empty,
+                "truth": truth,
+            }
+        )
     return records
 
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from ..adapter.subspace import Basis, captured, extend, find_layers, gradients, param_groups
+from ..adapter.subspace import Basis, captured, extend, find_basis, gradients, matrix, param_groups
 from ..adapter.weights import save_atomic, semu_layers
 from .config import EraseConfig
 from .families import StableDiffusion
@@ -43,9 +43,14 @@ class Progress:
 class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
-    def __init__(self, family: StableDiffusion, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path):  # fmt: skip
+    def __init__(
+        self, family: StableDiffusion, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path
+    ):
         self.family, self.config, self.states = family, config, states
         self.accelerator, self.folder = accelerator, folder
+        parts = config.accumulate * accelerator.num_processes
+        if config.batch_size % parts:
+            raise ValueError(f"batch-size must be a multiple of accumulate times processes, here {parts}")
         self.contexts = states.contexts.to(accelerator.device)
         order = states.of_kind(FORGET)
         order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(config.seed))]
@@ -85,16 +90,17 @@ class Trainer:
         return loss, parts
 
     def forgetting_gradient(self, model: nn.Module) -> Callable[[], None]:
-        """A closure that back-propagates the forgetting loss over all forget records, batch by batch."""
+        """A closure that back-propagates the forgetting loss over the forget records, batch by batch."""
+        records = self.forget[: self.config.gradient_records]  # in random order since __init__
 
         def backward() -> None:
-            for index in self.forget.split(4 * self.config.batch_size):
-                share = len(index) / len(self.forget)
+            for index in records.split(2 * self.config.batch_size):
+                share = len(index) / len(records)
                 (share * squared_error(self.predict(model, index), self.targets(index))).backward()
 
         return backward
 
-    def kept_forward(self, model: nn.Module, count: int = 96) -> Callable[[], None]:
+    def kept_forward(self, model: nn.Module, count: int = 64) -> Callable[[], None]:
         """A closure that runs the model on records of what must stay, for the remain geometry."""
         kept = torch.cat([self.states.of_kind(KEEP), self.states.of_kind(EMPTY)])
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -119,10 +125,13 @@ class Trainer:
         n, world, rank = self.config.batch_size, self.accelerator.num_processes, self.accelerator.process_index
         forget = self.forget[torch.randint(len(self.forget), (n,), generator=generator)]
         keep = [torch.empty(0, dtype=torch.long)]
-        total = sum(share for _, share in self.kept)
-        for index, share in self.kept:
-            count = max(1, round(n * share / total))
-            keep.append(index[torch.randint(len(index), (count,), generator=generator)])
+        if self.kept:  # n records in all, at even distances along the shares: each kind has its share on average
+            shares = torch.tensor([share for _, share in self.kept]).cumsum(0)
+            places = (torch.arange(n) + torch.rand(1, generator=generator)) / n * shares[-1]
+            kinds = torch.bucketize(places, shares[:-1], right=True)
+            for kind, (index, _) in enumerate(self.kept):
+                count = int((kinds == kind).sum())
+                keep.append(index[torch.randint(len(index), (count,), generator=generator)])
         return Batch(forget[rank::world], torch.cat(keep)[rank::world])
 
     # ---------------------------------------------------------------------------------------------- loop
@@ -145,6 +154,10 @@ class Trainer:
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.config.steps and not self.done(progress):
+            if self.needs_refresh(progress):
+                self.refresh_basis(progress)
+                optimizer = self.optimizer()
+                base = [group["lr"] for group in optimizer.param_groups]
             model, prepared = self.accelerator.prepare(self.family.model, optimizer)
             while progress.step < self.config.steps and not self.done(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
@@ -159,10 +172,8 @@ class Trainer:
                     self.save(optimizer, progress)
                 if self.needs_refresh(progress):
                     break
-            if self.needs_refresh(progress):
-                self.refresh_basis(progress)
-                optimizer = self.optimizer()
-                base = [group["lr"] for group in optimizer.param_groups]
+            model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # DDP and autocast come off again
+            self.accelerator.free_memory()
         self.save(optimizer, progress)
         return progress
 
@@ -177,7 +188,9 @@ class Trainer:
             for key, value in parts.items():
                 row[key] = row.get(key, 0.0) + value / n
         if not torch.isfinite(torch.tensor(row["loss"])):
-            raise FloatingPointError(f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no")  # fmt: skip
+            raise FloatingPointError(
+                f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no"
+            )
         optimizer.step()
         optimizer.zero_grad()
         return row
@@ -196,8 +209,6 @@ class Trainer:
 
     def refresh_basis(self, progress: Progress) -> None:
         """Extends bases that capture too little of the adapted model's gradient; training goes on at a lower rate."""
-        from ..adapter.subspace import find_basis, matrix
-
         model = self.family.model
         layers, config = semu_layers(model), model.peft_config["default"]
         G = gradients(model, config, self.forgetting_gradient(model))
@@ -206,7 +217,9 @@ class Trainer:
             if captured(G[name], U, V) >= self.config.refresh_below:
                 continue
             new = find_basis(name, G[name], matrix(layer.get_base_layer().weight.detach()), config, None)
-            basis, padded = extend(Basis(U, torch.zeros(U.shape[1], device=U.device), V), R, new, 2 * self.config.max_rank)  # fmt: skip
+            basis, padded = extend(
+                Basis(U, torch.zeros(U.shape[1], device=U.device), V), R, new, 2 * self.config.max_rank
+            )
             layer.set_basis("default", basis.U, basis.V, padded)
             config.ranks[name] = basis.rank
         progress.refreshes += 1
@@ -248,6 +261,3 @@ class Trainer:
             R = group["params"][0]
             optimizer.state[R] = {k: v.to(R.device) if k != "step" else v for k, v in moments.items()}
         return progress, [group["lr"] for group in optimizer.param_groups]
-
-
-__all__ = ["Batch", "Progress", "Trainer", "find_layers"]

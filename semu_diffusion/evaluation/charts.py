@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, BASE, KEPT, GONE = "#222222", "#767676", "#cfd4da", "#2f6f9f", "#c8382e"
 COLOURS = (KEPT, GONE, "#3b8f5a", "#b07d1e", "#7a4f9e", "#4a4a4a")
-SMOOTH = 0.9  # of the exponential moving average drawn over a noisy curve
+SMOOTH = 0.8  # of the exponential moving average drawn over a noisy curve
 
 
 def figure(width: float, height: float) -> Figure:
@@ -113,7 +114,7 @@ def before_after(
 
     Args:
         base_images, erased_images: floats (N, 3, H, W) in [0, 1]; row i of both has the same prompt and seed.
-        titles: N short ones, written above each pair.
+        titles: N short ones, written above each pair; long ones wrap.
         path: the PNG to write; folders are made.
         groups: N headings; pictures in a row that share one form a group. Default: no headings.
         columns: pictures per row; longer groups wrap.
@@ -141,7 +142,7 @@ def before_after(
         for row, (label, images) in zip(axes, (("before", base_images), ("after", erased_images))):
             _strip(row, [images[i] for i in band], label)
         for ax, i in zip(axes[0], band):
-            ax.set_title(titles[i], fontsize=8, color=INK, pad=3)
+            ax.set_title(fill(titles[i], 22), fontsize=8, color=INK, pad=3)
     return save(fig, path)
 
 
@@ -161,7 +162,8 @@ def _strip(axes: Sequence[Axes], images: list[Tensor], label: str) -> None:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     for ax, image in zip(axes, images):
-        ax.imshow(image.detach().float().cpu().permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1)
+        sharp = "nearest" if image.shape[-1] <= 128 else "antialiased"  # small ones are enlarged, large ones shrunk
+        ax.imshow(image.detach().float().cpu().permute(1, 2, 0).numpy(), interpolation=sharp)
     axes[0].set_ylabel(label, fontsize=9, color=QUIET)
 
 

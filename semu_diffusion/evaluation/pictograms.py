@@ -50,7 +50,7 @@ class Pairs(NamedTuple):
 
 
 def split(concepts: Iterable[str]) -> dict[str, str]:
-    """Each concept's plain name and its kind: ["cigarette", "sepia style"] -> {"cigarette": "object", "sepia": "style"}.
+    """Plain names and their kinds: ["cigarette", "sepia style"] -> {"cigarette": "object", "sepia": "style"}.
 
     Raises:
         ValueError: for no concept at all, or one that the pictograms do not have; lists those they have.
@@ -220,18 +220,15 @@ def evaluate(
     """
     kinds = split(concepts)
     parts = dict(zip(("forget", "keep"), cells(kinds, seeds_forget, seeds_keep)))
-    base_cache = {} if base_cache is None else base_cache
-    pairs = {k: Pairs(part, draw_cells(draw_base, part, base_cache), draw_cells(draw_erased, part))
-             for k, part in parts.items() if part}  # fmt: skip
-    if "keep" not in pairs:
+    if not parts["keep"]:
         raise ValueError("nothing is left to keep: every cell shows an erased concept")
-    forget, keep = pairs["forget"], pairs["keep"]
+    forget, keep = (Pairs(c, draw_cells(draw_base, c, base_cache), draw_cells(draw_erased, c)) for c in parts.values())
     report = {
         "base": score(forget.base, forget.cells, keep.base, keep.cells, None, kinds, oracle),
         "erased": score(forget.erased, forget.cells, keep.erased, keep.cells, keep.base, kinds, oracle),
         "protocol": protocol(kinds, seeds_forget, seeds_keep, oracle, parts),
     }
-    return report, pairs
+    return report, {"forget": forget, "keep": keep}
 
 
 def protocol(kinds: dict[str, str], seeds_forget: int, seeds_keep: int, oracle: Oracle, parts: dict) -> dict:

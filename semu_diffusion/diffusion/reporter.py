@@ -1,0 +1,21 @@
+"""Whom a run tells where it is."""
+
+from __future__ import annotations
+
+from ..adapter.subspace import Basis
+
+
+class Silent:
+    """Reports to nobody; `semu_diffusion.display.Display` shows the same calls."""
+
+    def stage(self, name: str, total: int = 0) -> None:
+        """A stage begins."""
+
+    def advance(self, count: int = 1) -> None:
+        """Part of it is done."""
+
+    def ranks(self, bases: dict[str, Basis]) -> None:
+        """The bases are known."""
+
+    def row(self, row: dict) -> None:
+        """A training step is done."""

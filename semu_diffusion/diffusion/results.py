@@ -1,0 +1,66 @@
+"""What a run leaves behind: its facts, the adapter folder, results.json."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from ..adapter.subspace import Basis
+from ..adapter.weights import save_adapter, semu_layers, write_atomic
+from .pipeline import save_lora
+
+WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
+VERSIONS = ("semu-diffusion", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
+
+
+def measure(family, bases: dict[str, Basis], progress) -> dict:
+    """Sizes, ranks, energy and what is left of the concept."""
+    layers = semu_layers(family.model)
+    own = sum(p.numel() for n, p in family.model.named_parameters() if "semu_" not in n)
+    trained = sum(layer.semu_R["default"].numel() for layer in layers.values())
+    left = [row["left"] for row in progress.history if "left" in row]
+    return {
+        "steps": progress.step,
+        "left": left[-1] if left else None,
+        "layers": len(layers),
+        "ranks": {name: layer.r["default"] for name, layer in layers.items()},
+        "energy": {name: basis.energy for name, basis in bases.items()},
+        "trained": trained,
+        "trained_percent": 100 * trained / own,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def write_outputs(erasure, base_model: str) -> None:
+    """Adapter, LoRA and results.json; the working files go away last."""
+    folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
+    save_adapter(erasure.pipe.unet, folder, about=about)
+    save_lora(erasure.pipe, folder)
+    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(erasure.pipe.device)}
+    results = {
+        "base_model": base_model,
+        "options": erasure.config.to_dict(),
+        "training": erasure.facts,
+        "history": erasure.progress.history,
+        "versions": versions(),
+        "machine": machine,
+    }
+    write_atomic(folder / "results.json", json.dumps(results, indent=1))
+    shutil.rmtree(folder / WORK, ignore_errors=True)

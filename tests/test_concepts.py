@@ -1,0 +1,177 @@
+"""Prompts of a concept, their anchors, and prompts of what stays."""
+
+import json
+import re
+
+import pytest
+from tiny import STYLES, SUBJECTS
+
+from semu_diffusion.diffusion.concepts import (
+    COMMON,
+    TEMPLATES,
+    Pair,
+    Vocabulary,
+    forget_pairs,
+    keep_prompts,
+    kind_of,
+    name_of,
+    phrase,
+    vocabulary_of,
+)
+
+WORDS = Vocabulary(SUBJECTS, STYLES)
+
+
+def mentions(prompt, word):
+    return re.search(rf"\b{word}\b", prompt) is not None
+
+
+@pytest.mark.parametrize(
+    "concept, kind, name",
+    [
+        ("cigarette", "object", "cigarette"),
+        ("sepia style", "style", "sepia"),
+        ("sepia", "style", "sepia"),
+        ("Sepia", "style", "Sepia"),
+        ("Van Gogh style", "style", "Van Gogh"),
+        ("prompts.txt", "prompts", "prompts.txt"),
+    ],
+)
+def test_kinds_and_names(concept, kind, name):
+    assert (kind_of(concept, WORDS), name_of(concept)) == (kind, name)
+
+
+def test_vocabulary_is_the_models_own_or_the_common_one(tmp_path):
+    assert vocabulary_of(tmp_path) is COMMON
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"subjects": SUBJECTS, "styles": STYLES}))
+    assert vocabulary_of(tmp_path) == WORDS
+
+
+def test_phrases():
+    assert phrase("apple", "neon") == "a picture of an apple in neon style"
+    assert phrase("cat", None) == "a picture of a cat"
+    assert phrase(None, "neon") == "a picture in neon style"
+    assert phrase(None, None) == ""
+
+
+def test_object_pairs_keep_the_context():
+    pairs = forget_pairs("cigarette", "", WORDS)
+    assert Pair("a picture of a cigarette in neon style", "a picture in neon style") in pairs
+    assert Pair("a picture of a cigarette", "") in pairs
+    assert len({p.prompt for p in pairs}) == len(pairs)
+    for pair in pairs:
+        assert mentions(pair.prompt, "cigarette") and not mentions(pair.anchor, "cigarette")
+        assert [mentions(pair.anchor, s) for s in STYLES] == [mentions(pair.prompt, s) for s in STYLES]
+
+
+def test_style_pairs_keep_the_subject():
+    pairs = forget_pairs("sepia style", "", WORDS)
+    assert Pair("a picture of an apple in sepia style", "a picture of an apple") in pairs
+    assert Pair("a picture in sepia style", "") in pairs
+    for pair in pairs:
+        assert mentions(pair.prompt, "sepia") and not mentions(pair.anchor, "sepia")
+        assert [mentions(pair.anchor, s) for s in SUBJECTS] == [mentions(pair.prompt, s) for s in SUBJECTS]
+    assert forget_pairs("sepia", "", WORDS) == pairs
+
+
+def test_pairs_span_all_contexts_and_templates():
+    prompts = {p.prompt for p in forget_pairs("cigarette", "", WORDS)}
+    assert prompts == {phrase("cigarette", s, k) for k in range(len(TEMPLATES)) for s in (None, *STYLES)}
+
+
+def test_a_concept_out_of_the_vocabulary():
+    assert Pair("a picture of a wug in photo style", "a picture in photo style") in forget_pairs("wug", "", WORDS)
+
+
+def test_anchor_by_name():
+    assert Pair("a picture of a cigarette in neon style", "a picture of an apple in neon style") in forget_pairs(
+        "cigarette", "apple", WORDS
+    )
+    assert Pair("a picture of a cat in sepia style", "a picture of a cat in neon style") in forget_pairs(
+        "sepia style", "neon style", WORDS
+    )
+
+
+@pytest.mark.parametrize("concept, own", [("cigarette", SUBJECTS), ("sepia style", STYLES)])
+def test_random_anchor_is_another_of_its_kind(concept, own):
+    found = set()
+    for seed in range(5):
+        pairs = forget_pairs(concept, "random", WORDS, seed)
+        assert pairs == forget_pairs(concept, "random", WORDS, seed)
+        assert not any(mentions(p.anchor, name_of(concept)) for p in pairs)
+        found |= {w for w in own for p in pairs if mentions(p.anchor, w)}
+    assert found == set(own) - {name_of(concept)}
+    assert forget_pairs(concept, "random", WORDS, 1) != forget_pairs(concept, "random", WORDS, 2)
+
+
+def test_several_concepts_leave_each_other_out():
+    """Erasing a knife must not teach to draw a cigarette that is being erased too, nor hold on to its style."""
+    words = WORDS.without(["cigarette", "sepia style"])
+    assert "cigarette" not in words.subjects and "sepia" not in words.styles
+    assert not any(mentions(p.anchor, "cigarette") for p in forget_pairs("cat", "random", words))
+
+
+def test_prompts_of_a_file(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("  a man smoking \n\n\ta cigarette in the rain\n")
+    pairs = forget_pairs(str(file), "a man", WORDS)
+    assert pairs == [Pair("a man smoking", "a man"), Pair("a cigarette in the rain", "a man")]
+    assert {p.anchor for p in forget_pairs(str(file), "", WORDS)} == {""}
+    assert all(p.anchor in SUBJECTS for p in forget_pairs(str(file), "random", WORDS))
+
+
+@pytest.mark.parametrize("concept", ["", "  ", " style"])
+def test_empty_concept(concept):
+    with pytest.raises(ValueError, match="concept is empty"):
+        forget_pairs(concept, "", WORDS)
+
+
+def test_empty_and_missing_files(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n  \n")
+    for name in ("empty.txt", "missing.txt"):
+        with pytest.raises(ValueError, match=f"no prompts in .*{name}"):
+            forget_pairs(str(tmp_path / name), "", WORDS)
+
+
+@pytest.mark.parametrize("concept, anchor", [("cat", "cat"), ("sepia style", "sepia"), ("sepia", "sepia style")])
+def test_concept_as_its_own_anchor(concept, anchor):
+    with pytest.raises(ValueError, match="are the same .*--anchor"):
+        forget_pairs(concept, anchor, WORDS)
+
+
+def test_no_other_word_for_a_random_anchor():
+    with pytest.raises(ValueError, match="random"):
+        forget_pairs("cat", "random", Vocabulary(("cat",), ("photo",)))
+
+
+@pytest.mark.parametrize("words", [WORDS, COMMON], ids=["tiny", "common"])
+@pytest.mark.parametrize(
+    "concepts", [["cat"], ["Cat"], ["photo style"], ["cat", "photo", "tree"], ["coffee"], ["street"]]
+)
+def test_keep_prompts_leave_the_concept_out(words, concepts):
+    prompts = keep_prompts(concepts, words, 300)
+    assert len(prompts) == 300
+    assert not any(mentions(p, name_of(c).lower()) for p in prompts for c in concepts)
+
+
+@pytest.mark.parametrize("words", [WORDS, COMMON], ids=["tiny", "common"])
+def test_keep_prompts_cover_every_word_about_equally(words):
+    prompts = keep_prompts(["cat"], words, 400)
+    for own in (words.subjects, words.styles):
+        counts = [sum(mentions(p, w) for p in prompts) for w in own if w != "cat"]
+        assert min(counts) > 0 and max(counts) < 3 * min(counts) + 8
+
+
+def test_keep_prompts_follow_the_seed():
+    assert keep_prompts(["cat"], WORDS, 40, 3) == keep_prompts(["cat"], WORDS, 40, 3)
+    assert keep_prompts(["cat"], WORDS, 40, 3) != keep_prompts(["cat"], WORDS, 40, 4)
+    assert keep_prompts(["cat"], WORDS, 20, 3) == keep_prompts(["cat"], WORDS, 40, 3)[:20]
+
+
+def test_keep_prompts_of_half_a_vocabulary():
+    assert set(keep_prompts(["photo"], Vocabulary(SUBJECTS, ("photo",)), 200)) == {
+        phrase(s, None, k) for s in SUBJECTS for k in range(len(TEMPLATES))
+    }
+    assert all(any(mentions(p, s) for s in STYLES) for p in keep_prompts(["cat"], Vocabulary(("cat",), STYLES), 50))
+    with pytest.raises(ValueError, match="--keep"):
+        keep_prompts(["cat", "photo"], Vocabulary(("cat",), ("photo",)), 5)

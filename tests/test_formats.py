@@ -1,0 +1,132 @@
+"""The LoRA beside an adapter is the same adapter, for plain diffusers that knows nothing of this package."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from semu_diffusion import load_adapter, load_pipeline, save_lora, set_scale
+from semu_diffusion.adapter import SemuConfig, find_layers
+from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.weights import LORA, inject, save_adapter, semu_layers
+
+PLAIN = """
+import json, sys
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+model, folder, batch, result = sys.argv[1:]
+inputs = load_file(batch)
+pipe = DiffusionPipeline.from_pretrained(model)
+unet = lambda: pipe.unet(inputs["x"], inputs["t"], inputs["context"]).sample
+with torch.no_grad():
+    base = unet()
+    pipe.load_lora_weights(folder)
+    erased = unet()
+    pipe.unload_lora_weights()
+    after = unet()
+assert torch.equal(base, after)
+assert not any(name.startswith("semu") for name in sys.modules)
+save_file({"base": base, "erased": erased}, result)
+"""
+
+
+def batch(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x, context = torch.randn(3, 4, 8, 8, generator=g), torch.randn(3, 16, 32, generator=g)
+    return {"x": x, "t": torch.tensor([3, 400, 990]), "context": context}
+
+
+@torch.no_grad()
+def predict(pipe):
+    inputs = batch()
+    return pipe.unet(inputs["x"], inputs["t"], inputs["context"]).sample
+
+
+def put_on(pipe):
+    """A large random adapter on every layer, of ranks 1 to 5 (4 where a side is no longer)."""
+    g, layers = torch.Generator().manual_seed(0), find_layers(pipe.unet, SemuConfig())
+    inject(
+        pipe.unet, SemuConfig(ranks={n: min(1 + k % 5, *matrix_shape(m)) for k, (n, m) in enumerate(layers.items())})
+    )
+    for layer in semu_layers(pipe.unet).values():
+        U, V = (
+            torch.linalg.qr(torch.randn(k, layer.r["default"], generator=g)).Q for k in matrix_shape(layer.base_layer)
+        )
+        layer.set_basis("default", U, V, 0.3 * torch.randn(U.shape[1], U.shape[1], generator=g))
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model, tmp_path_factory):
+    """A folder with both files of an adapter; base and erased predictions."""
+    folder, pipe = tmp_path_factory.mktemp("adapter"), load_pipeline(str(tiny_model))
+    base = predict(pipe)
+    put_on(pipe)
+    save_adapter(pipe.unet, folder, about={"base_model": str(tiny_model), "concept": ["cigarette"]})
+    save_lora(pipe, folder)
+    erased = predict(pipe)
+    assert (erased - base).abs().max() > 0.1
+    return folder, base, erased
+
+
+def test_the_adapter_comes_back_exactly(tiny_model, saved):
+    folder, base, erased = saved
+    for path in (folder, folder / "adapter_model.safetensors"):
+        pipe = load_pipeline(str(tiny_model))
+        config = load_adapter(pipe, path)
+        assert config.about["concept"] == ["cigarette"] and config.base_model_name_or_path == str(tiny_model)
+        assert torch.equal(predict(pipe), erased)
+        set_scale(pipe, 0.0)
+        assert torch.equal(predict(pipe), base)
+
+
+def test_the_lora_is_the_adapter(tiny_model, saved):
+    folder, base, erased = saved
+    pipe = load_pipeline(str(tiny_model))
+    pipe.load_lora_weights(folder)
+    torch.testing.assert_close(predict(pipe), erased, rtol=0, atol=1e-5)
+    pipe.unload_lora_weights()
+    assert torch.equal(predict(pipe), base)
+    pipe.load_lora_weights(folder, weight_name=LORA)
+    pipe.fuse_lora()
+    torch.testing.assert_close(predict(pipe), erased, rtol=0, atol=2e-5)
+
+
+def test_strength_is_the_same_in_both(tiny_model, saved):
+    folder, base, erased = saved
+    pipe, plain = load_pipeline(str(tiny_model)), load_pipeline(str(tiny_model))
+    load_adapter(pipe, folder, scale=0.5)
+    plain.load_lora_weights(folder, adapter_name="gone")
+    plain.set_adapters(["gone"], [0.5])
+    torch.testing.assert_close(predict(plain), predict(pipe), rtol=0, atol=1e-5)
+    assert (predict(pipe) - erased).abs().max() > 0.01 and (predict(pipe) - base).abs().max() > 0.01
+
+
+def test_the_header_has_the_rank_of_every_layer(saved):
+    folder, _, _ = saved
+    with safe_open(folder / LORA, framework="pt") as file:
+        metadata = json.loads(file.metadata()["lora_adapter_metadata"])
+    ranks = json.loads((folder / "adapter_config.json").read_text())["ranks"]
+    assert len(set(ranks.values())) == 5
+    found = {k.removeprefix("unet."): v for k, v in metadata.items() if k.startswith("unet.")}
+    assert found["rank_pattern"] == found["alpha_pattern"] == {f"^{name}": r for name, r in ranks.items()}
+    assert set(found["target_modules"]) == set(ranks)
+    tensors = load_file(folder / LORA)
+    assert {k: v.shape[0] for k, v in tensors.items() if "lora_A" in k} == {
+        f"unet.{name}.lora_A.weight": r for name, r in ranks.items()
+    }
+
+
+def test_plain_diffusers_in_a_process_of_its_own(tiny_model, saved, tmp_path):
+    folder, base, erased = saved
+    save_file(batch(), tmp_path / "batch.safetensors")
+    files = [str(p) for p in (tiny_model, folder, tmp_path / "batch.safetensors", tmp_path / "result.safetensors")]
+    subprocess.run([sys.executable, "-c", PLAIN, *files], check=True, cwd=tmp_path)
+    result = load_file(files[-1])
+    torch.testing.assert_close(result["base"], base, rtol=0, atol=1e-6)
+    torch.testing.assert_close(result["erased"], erased, rtol=0, atol=1e-5)
