@@ -62,6 +62,12 @@ def summary(rows: list[dict]) -> dict:
     }
 
 
+def machine(workers: int, threads: int) -> dict:
+    """Where the numbers were made."""
+    processor = platform.processor() or platform.machine()
+    return {"processor": processor, "cores": os.cpu_count(), "workers": workers, "threads": threads}
+
+
 def header(args: argparse.Namespace, options: dict) -> dict:
     """What the numbers depend on."""
     from semu_diffusion.diffusion import EraseConfig
@@ -73,12 +79,7 @@ def header(args: argparse.Namespace, options: dict) -> dict:
         "options": resolved,
         "seeds_forget": args.seeds,
         "versions": versions(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "workers": args.workers,
-            "threads": args.threads,
-        },
+        "machine": machine(args.workers, args.threads),
     }  # fmt: skip
 
 

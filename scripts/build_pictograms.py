@@ -15,7 +15,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,22 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.training_utils import EMAModel
+from diffusers import StableDiffusionPipeline
+from pictograms_models import (
+    LATENT_CHANNELS,
+    TOKENS,
+    make_autoencoder,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+)
+from pictograms_training import averaged, fit
 from render_pictograms import render_all, sheet
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from semu_diffusion.pictograms import ASSETS, OBJECTS, SIZE, STYLES, SYNONYMS, Oracle, article, caption, load_oracle
 
@@ -40,77 +49,6 @@ TEMPLATES = (
 )  # fmt: skip
 OBJECT_TEMPLATES = ("a picture of {a}", "{a}", "an image of {a}", "{o}")
 STYLE_TEMPLATES = ("a picture in {style} style", "{style} style", "an image in {style} style")
-TOKENS = 32  # length of a tokenized caption
-LATENT_CHANNELS = 8  # with 4, colours come very late in the autoencoder's training
-
-
-# ---------------------------------------------------------------------------------------------- models
-
-
-def make_autoencoder() -> AutoencoderKL:
-    """f8 autoencoder without attention: (3, 64, 64) <-> (8, 8, 8)."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 128),
-        layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=8,
-        sample_size=SIZE,
-        mid_block_add_attention=False,
-    )
-
-
-def make_unet() -> UNet2DConditionModel:
-    """Cross-attention UNet on (8, 8, 8) latents, 7.2 M weights."""
-    return UNet2DConditionModel(
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        sample_size=SIZE // 8,
-        block_out_channels=(96, 160),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=128,
-        attention_head_dim=8,
-        norm_num_groups=16,
-    )
-
-
-def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two-layer CLIP text model, 128 wide, trained together with the UNet."""
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return CLIPTextModel(config)
-
-
-def make_tokenizer(workdir: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges are learned from the captions; any text can be encoded."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    words = [*OBJECTS, *STYLES, *SYNONYMS.values(), "a picture image of an in style ,"]
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=4096, end_of_word_suffix="</w>", initial_alphabet=[], show_progress=False)
-    bpe.train_from_iterator([w for w in words for _ in range(2)], trainer)
-    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    folder = workdir / "tokenizer"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    return CLIPTokenizer.from_pretrained(str(folder), model_max_length=TOKENS)
 
 
 # ------------------------------------------------------------------------------------------------ data
@@ -143,93 +81,6 @@ def random_caption(obj: str, style: str, rng: np.random.Generator) -> str:
 def captions(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     """Token ids (B, 32)."""
     return tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
-
-
-# -------------------------------------------------------------------------------------------- training
-
-
-def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up over 200 steps, then linear to 0."""
-    rate = lambda k: min((k + 1) / 200, max(0.0, 1 - k / steps))  # noqa: E731
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-
-
-def fit(name: str, model: nn.Module, loss: Callable[[int], torch.Tensor], args, steps: int, lr: float) -> nn.Module:
-    """Trains `model` on `loss(step)` with AdamW and returns its moving average; resumes from the stage's folder."""
-    accelerator, folder = args.accelerator, args.workdir / name
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    scheduler = schedule(optimizer, steps)
-    optimizer, scheduler = accelerator.prepare(optimizer, scheduler)
-    ema = EMAModel(weights, decay=0.999, use_ema_warmup=True, power=0.75)
-    start, saved = load_state(folder, model, optimizer, scheduler, ema), time.time()
-    log = (folder / "loss.txt").open("a")
-    for step in range(start, steps):
-        value = loss(step)
-        accelerator.backward(value)
-        average_gradients(accelerator, weights)
-        accelerator.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        ema.step(weights)
-        if step % 50 == 0 and accelerator.is_main_process:
-            print(f"{name} {step}/{steps} loss {value.item():.4f}", file=log, flush=True)
-        if accelerator.is_main_process and time.time() - saved > args.save_every:
-            save_state(folder, step + 1, model, optimizer, scheduler, ema)
-            saved = time.time()
-    if accelerator.is_main_process:
-        save_state(folder, steps, model, optimizer, scheduler, ema)
-    accelerator.wait_for_everyone()
-    ema.copy_to(weights)
-    return model.eval()
-
-
-def average_gradients(accelerator: Accelerator, weights: list[nn.Parameter]) -> None:
-    """The mean over processes, in one message: the losses call several modules, so DistributedDataParallel won't do."""
-    if accelerator.num_processes == 1:
-        return
-    flat = torch.cat([p.grad.flatten() for p in weights])
-    flat = accelerator.reduce(flat, reduction="mean")
-    for p, part in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
-        p.grad.copy_(part.view_as(p))
-
-
-def save_state(folder: Path, step: int, model, optimizer, scheduler, ema) -> None:
-    """Everything needed to go on, under a temporary name first."""
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "ema": ema.state_dict(),
-    }
-    torch.save(state, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")
-
-
-def load_state(folder: Path, model, optimizer, scheduler, ema) -> int:
-    """Restores what `save_state` wrote; returns the step to go on from (0 where nothing was saved)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "state.pt").exists():
-        return 0
-    state = torch.load(folder / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if state["scheduler"]["last_epoch"] == state["step"]:
-        scheduler.load_state_dict(state["scheduler"])
-    ema.load_state_dict(state["ema"])
-    return state["step"]
-
-
-def averaged(folder: Path, model: nn.Module) -> nn.Module:
-    """The model with the moving average of a stage that is under way or done."""
-    state = torch.load(folder / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    weights = [p for p in model.parameters() if p.requires_grad]
-    for weight, average in zip(weights, state["ema"]["shadow_params"], strict=True):
-        weight.data.copy_(average)
-    return model.eval()
 
 
 # ---------------------------------------------------------------------------------------------- stages
@@ -364,18 +215,6 @@ def stage_unet(args) -> None:
     fit("unet", model, loss, args, args.steps or 6000, lr=1.2e-3)
 
 
-def make_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's own noise schedule."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
 def build_pipeline(args) -> StableDiffusionPipeline:
     """The pipeline from whatever the stages have reached so far."""
     tokenizer = make_tokenizer(args.workdir)
@@ -444,7 +283,33 @@ def stage_check(args) -> None:
     grid = (255 * images[: len(cells)]).byte().permute(0, 2, 3, 1).cpu().numpy()
     sheet(grid.reshape(12, 12, SIZE, SIZE, 3)).save(args.output / "sheet.png")
     (args.output / "check.json").write_text(json.dumps(scores, indent=1))
+    write_card(args, pipe, oracle, scores)
     print(json.dumps(scores["drawn"]), json.dumps(scores["fresh renders"]))
+
+
+def write_card(args, pipe: StableDiffusionPipeline, oracle: Oracle, scores: dict) -> None:
+    """README.md of the model, with the sizes and scores of this very folder."""
+    weights = lambda model: sum(p.numel() for p in model.parameters())  # noqa: E731
+    history = args.output / "history.txt"  # how long each stage ran, if somebody wrote it down
+    card = (Path(__file__).parent / "pictograms_card.md").read_text()
+    files = [f for f in args.output.rglob("*") if f.suffix == ".safetensors"]
+    text = card.format(
+        size=SIZE,
+        megabytes=sum(f.stat().st_size for f in files) / 1e6,
+        objects=", ".join(OBJECTS),
+        styles=", ".join(STYLES),
+        unet=weights(pipe.unet),
+        text=weights(pipe.text_encoder),
+        vae=weights(pipe.vae),
+        oracle=weights(oracle),
+        channels=LATENT_CHANNELS,
+        history=history.read_text().strip() if history.exists() else "",
+        seeds=scores["seeds"],
+        renders=10 * len(OBJECTS) * len(STYLES),
+        **{k: 100 * v for k, v in scores["drawn"].items()},
+        **{f"oracle_{k}": 100 * v for k, v in scores["fresh renders"].items()},
+    )
+    (args.output / "README.md").write_text(text)
 
 
 def parse_args() -> argparse.Namespace:

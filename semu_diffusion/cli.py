@@ -62,7 +62,8 @@ def open_pipeline(model: str, device: str | None, dtype: str):
 def output_folder(folder: Path, overwrite: bool) -> Path:
     """An output folder that is new, empty or to be overwritten."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
-        raise ValueError(f"{folder} exists and is not empty; use --overwrite, or another --output")
+        way = "--resume to go on" if (folder / ".work").is_dir() else "another --output"
+        raise ValueError(f"{folder} exists and is not empty; use --overwrite, or {way}")
     return folder
 
 

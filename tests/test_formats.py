@@ -1,6 +1,7 @@
 """The LoRA beside an adapter is the same adapter, for plain diffusers that knows nothing of this package."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -79,7 +80,8 @@ def test_the_adapter_comes_back_exactly(tiny_model, saved):
     for path in (folder, folder / "adapter_model.safetensors"):
         pipe = load_pipeline(str(tiny_model))
         config = load_adapter(pipe, path)
-        assert config.about["concept"] == ["cigarette"] and config.base_model_name_or_path == str(tiny_model)
+        assert config.about["concept"] == ["cigarette"]
+        assert config.about["base_model"] == str(tiny_model)
         assert torch.equal(predict(pipe), erased)
         set_scale(pipe, 0.0)
         assert torch.equal(predict(pipe), base)
@@ -126,7 +128,8 @@ def test_plain_diffusers_in_a_process_of_its_own(tiny_model, saved, tmp_path):
     folder, base, erased = saved
     save_file(batch(), tmp_path / "batch.safetensors")
     files = [str(p) for p in (tiny_model, folder, tmp_path / "batch.safetensors", tmp_path / "result.safetensors")]
-    subprocess.run([sys.executable, "-c", PLAIN, *files], check=True, cwd=tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", PLAIN, *files], check=True, cwd=tmp_path, env=environment)
     result = load_file(files[-1])
     torch.testing.assert_close(result["base"], base, rtol=0, atol=1e-6)
     torch.testing.assert_close(result["erased"], erased, rtol=0, atol=1e-5)

@@ -503,9 +503,11 @@ def test_param_groups_hold_each_R_of_one_adapter():
     layers = [m for m in model.modules() if isinstance(m, SemuLayer)]
     assert [g["params"][0] for g in groups] == [layer.semu_R["default"] for layer in layers]
     for group, layer in zip(groups[:-1], layers):
-        W = layer.base_layer.weight.detach().flatten(1)
-        assert group["lr"] == pytest.approx(0.5 * W.norm().item() / (min(W.shape) * 2) ** 0.5, rel=1e-5)
-    assert groups[-1]["lr"] == 0.5  # nothing to be relative to
+        W, V = layer.base_layer.weight.detach().flatten(1), layer.semu_V["default"]
+        column = (V.norm() / V.shape[1] ** 0.5).item()
+        assert group["lr"] == pytest.approx(0.5 * W.norm().item() / (min(W.shape) * 2) ** 0.5 / column, rel=1e-5)
+    last = layers[-1].semu_V["default"]
+    assert groups[-1]["lr"] == pytest.approx(0.5 / (last.norm() / last.shape[1] ** 0.5).item())  # no weight to scale by
     assert param_groups(model, 0.5, "absent") == []
 
 

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import QUICK, flags
 
+import semu_diffusion
 from semu_diffusion import EraseConfig, erase, load_pipeline
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.cli import main
@@ -20,6 +22,7 @@ from semu_diffusion.diffusion.objectives import OBJECTIVES
 from semu_diffusion.diffusion.trainer import Trainer
 
 MAIN = "from semu_diffusion.cli import main; main()"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -58,7 +61,7 @@ def run_cli(monkeypatch, *arguments):
 
 
 def test_a_run_forgets(tiny_model):
-    result = quick(tiny_model, steps=40, latents=16, batch_size=8, target_modules=r".*(attn2|conv_out|resnets).*")
+    result = quick(tiny_model, steps=40, latents=16, batch_size=8)
     history = result.progress.history
     mean = lambda rows: sum(r["forget"] for r in rows) / len(rows)  # noqa: E731
     assert len(history) == 40 and [r["step"] for r in history] == list(range(1, 41))
@@ -105,14 +108,12 @@ def test_only_R_is_trained(tiny_model, monkeypatch):
 
 
 def test_the_seed_fixes_the_result(tiny_model):
-    first = quick(tiny_model)
-    assert distance(first, quick(tiny_model)) == 0
+    assert distance(quick(tiny_model), quick(tiny_model)) == 0
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_parts_are_the_whole_batch(tiny_model, parts):
-    options = {"batch_size": 8, "steps": 3}
-    assert distance(quick(tiny_model, **options), quick(tiny_model, accumulate=parts, **options)) < 1e-6
+def test_accumulated_parts_are_the_whole_batch(tiny_model):
+    options = {"batch_size": 16, "steps": 3, "anchor": "dog"}
+    assert distance(quick(tiny_model, **options), quick(tiny_model, accumulate=2, **options)) < 1e-6
 
 
 def test_a_batch_has_as_many_kept_as_forgotten(tiny_model):
@@ -147,10 +148,10 @@ CHOICES = [
     *({"objective": name, "strength": s} for name in OBJECTIVES for s in (0, 1.0)),
     *({"geometry": name} for name in ("euclidean", "remain")),
     *({"anchor": name} for name in ("dog", "random")),
-    *({"target_modules": name, "max_rank": 4} for name in TARGETS if name != "cross-attention"),
+    *({"target_modules": name} for name in TARGETS if name != "cross-attention"),
     {"concept": ["cigarette", "sepia style"]},
     {"keep": ["a picture of a dog", "a cat"]},
-    {"gamma_cross": 1.0, "max_rank": 4},
+    {"gamma_cross": 1.0},
     {"gradient_checkpointing": True},
     {"mixed_precision": "bf16"},
 ]
@@ -160,7 +161,7 @@ CHOICES = [
 def test_every_choice_runs(tiny_model, options):
     pipe = load_pipeline(str(tiny_model))
     before = predict(pipe.unet)
-    result = erase(pipe, **{"concept": "cigarette", **QUICK, "steps": 2, "latents": 4, **options})
+    result = erase(pipe, **{"concept": "cigarette", **QUICK, "steps": 2, "latents": 4, "max_rank": 4, **options})
     assert result.progress.step == 2
     assert any(R.abs().max() > 0 for R in trained(pipe).values())
     pipe.unet.disable_adapters()
@@ -168,8 +169,7 @@ def test_every_choice_runs(tiny_model, options):
 
 
 def test_v_prediction_forgets(tiny_v_model):
-    result = quick(tiny_v_model, steps=40, target_modules="cross-attention", batch_size=8)
-    assert result.facts["left"] < 0.7
+    assert quick(tiny_v_model, steps=20).facts["left"] < 0.8
 
 
 def test_given_pictures(tiny_model, tmp_path):
@@ -251,7 +251,7 @@ def killed(tiny_model, tmp_path_factory):
     output = tmp_path_factory.mktemp("killed") / "out"
     options = {**QUICK, "steps": 60, "save_every": 2, "model": tiny_model, "refresh": 1, "refresh_below": 1.0}
     arguments = ["erase", "--concept", "cigarette", "--no-evaluate", "--quiet", *flags(**options)]
-    process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments, "--output", str(output)])
+    process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments, "--output", str(output)], env=ENVIRONMENT)
     checkpoint = output / ".work" / "checkpoint.safetensors"
     limit = time.time() + 120
     while not checkpoint.exists() and process.poll() is None and time.time() < limit:
@@ -295,8 +295,8 @@ def test_resuming_at_every_step_gives_the_same(tiny_model, tmp_path, monkeypatch
         return step(self, model, optimizer, number)
 
     monkeypatch.setattr(Trainer, "step", stop)
-    for attempt in range(5):
-        stop.left = 1
+    for attempt in range(4):
+        stop.left, result = 1, None
         try:
             result = quick(tiny_model, output=tmp_path / "out", resume=attempt > 0, **options)
         except KeyboardInterrupt:
@@ -312,8 +312,8 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), "erase",
                "--concept", "cigarette", "--model", str(tiny_model), *flags(**options), "--json", "--quiet",
                "--output", str(tmp_path / "two")]  # fmt: skip
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(semu_diffusion.__file__).parents[1])}
+    done = subprocess.run(command, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["training"]["steps"] == 6  # one of them speaks
     one, two = quick(tiny_model, output=tmp_path / "one", **options), load_file(tmp_path / "two" / WEIGHTS)

@@ -52,9 +52,6 @@ class SemuConfig(PeftConfig):
     damping: float = field(default=1e-2, metadata={"help": "Remain geometry: relative damping of second moments."})
     ranks: dict[str, int] = field(default_factory=dict, metadata={"help": "Exact layer name -> rank."})
     about: dict = field(default_factory=dict, metadata={"help": "Facts about the training, copied to the header."})
-    modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Further modules to train and save in full, as in PEFT."}
-    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -61,9 +61,10 @@ def choose_rank(S: torch.Tensor, gamma: float, max_rank: int | None = None) -> i
 
     0 for a zero gradient, else at least 1 and at most max_rank.
     """
-    energy = S.double().square().cumsum(0)
-    if S.numel() == 0 or not energy[-1] > 0:
+    if S.numel() == 0 or not S[0] > 0:
         return 0
+    S = S[S[0] * S.numel() * torch.finfo(torch.float32).eps < S]  # the rest is rounding, not gradient
+    energy = S.double().square().cumsum(0)
     r = int((energy < gamma * energy[-1]).sum()) + 1
     return min(r, max_rank or r, S.numel())
 
@@ -258,14 +259,15 @@ def captured(G: torch.Tensor, U: torch.Tensor, V: torch.Tensor) -> float:
 
 
 def param_groups(model: nn.Module, lr: float, adapter_name: str = "default") -> list[dict]:
-    """One optimizer group per R with learning rate lr * ||W||_F / sqrt(min(m, n) r).
+    """One optimizer group per R with learning rate lr * ||W||_F / sqrt(min(m, n) r) / rms(||V_j||).
 
     Adam moves every entry of R by its learning rate, so a step changes each layer by about lr relative to the size
-    of its weight, whatever its rank: one lr suits all.
+    of its weight, whatever its rank and geometry: one lr suits all.
     """
     groups = []
     for layer in (m for m in model.modules() if isinstance(m, SemuLayer) and m.r.get(adapter_name)):
         W = matrix(layer.get_base_layer().weight.detach())
         unit = (W.float().norm() / (min(W.shape) * layer.r[adapter_name]) ** 0.5).item()
-        groups.append({"params": [layer.semu_R[adapter_name]], "lr": lr * (unit or 1.0)})
+        column = layer.semu_V[adapter_name].norm(dim=0).square().mean().sqrt().item()
+        groups.append({"params": [layer.semu_R[adapter_name]], "lr": lr * (unit or 1.0) / (column or 1.0)})
     return groups

@@ -1,0 +1,79 @@
+"""What each choice of the eraser is worth: one option changed at a time, over a few objects and styles.
+
+    python eval/ablation.py                                # all variants, into eval/results/ablation.json
+    python eval/ablation.py --variant default --variant euclidean --concept cigarette
+
+The defaults of `semu erase` were chosen with this table. Finished (variant, concept) pairs are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from pictograms_all import erase_and_score, line, machine, summary
+
+CONCEPTS = ("cigarette", "beer", "cat", "sepia style", "sketch style")
+VARIANTS: dict[str, dict] = {
+    "default": {},
+    "euclidean": {"geometry": "euclidean"},
+    "no keep loss": {"keep_weight": 0.0},
+    "strength 0": {"strength": 0.0},
+    "strength 1": {"strength": 1.0},
+    "esd target": {"objective": "negative"},
+    "random anchor": {"anchor": "random"},
+    "gamma 0.7": {"gamma": 0.7},
+    "gamma 0.95": {"gamma": 0.95},
+    "paper's gamma": {"gamma_cross": 1.0},
+    "cross-attention": {"target_modules": "cross-attention"},
+    "convolutions": {"target_modules": "convolutions"},
+    "one refresh": {"refresh": 1},
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one (repeatable)")
+    parser.add_argument("--concept", action="append", help="only this one (repeatable)")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures per forgotten prompt")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/ablation.json"))
+    return parser.parse_args()
+
+
+def write(path: Path, head: dict, runs: dict[str, list[dict]]) -> None:
+    """The whole file under a temporary name, then renamed."""
+    tables = {name: {"options": VARIANTS[name], "summary": summary(rows), "rows": rows} for name, rows in runs.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**head, "variants": tables}, indent=1))
+    temporary.replace(path)
+
+
+def main() -> None:
+    from semu_diffusion.diffusion.results import versions
+
+    args = parse_args()
+    head = {"command": shlex.join(["python", *sys.argv]), "seeds_forget": args.seeds, "versions": versions()}
+    head["machine"] = machine(args.workers, 1)
+    old = json.loads(args.output.read_text())["variants"] if args.output.exists() else {}
+    runs = {name: table["rows"] for name, table in old.items()}
+    wanted = [(v, c) for v in args.variant or VARIANTS for c in args.concept or CONCEPTS]
+    todo = [(v, c) for v, c in wanted if c not in {row["concept"] for row in runs.get(v, [])}]
+    with ProcessPoolExecutor(args.workers) as pool:
+        jobs = {pool.submit(erase_and_score, c, VARIANTS[v], args.seeds, 1): v for v, c in todo}
+        for job in as_completed(jobs):
+            runs.setdefault(jobs[job], []).append(job.result())
+            write(args.output, head, runs)
+            print(f"{jobs[job]:<16} {line(job.result())}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
