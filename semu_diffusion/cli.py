@@ -251,6 +251,43 @@ def evaluate(
     print_report(report, as_json)
 
 
+# ------------------------------------------------------------------------------------------------- export
+
+
+@app.command()
+def export(
+    adapter: Adapter,
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    model: Model = "pictograms",
+    to: Annotated[
+        str, typer.Option(help="diffusers (LoRA), kohya (ComfyUI, A1111) or merged (a whole model).")
+    ] = "diffusers",
+    compress: Annotated[
+        float | None, typer.Option(help="First truncate the update to this share of its energy.")
+    ] = None,
+    uniform_rank: Annotated[bool, typer.Option("--uniform-rank", help="Pad ranks, for diffusers before 0.36.")] = False,
+    scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+) -> None:
+    """Write an adapter in a format that other programs load."""
+    from .adapter.weights import semu_layers
+    from .diffusion import load_adapter
+    from .diffusion.export import FORMATS, compress_adapter
+    from .diffusion.export import export as write
+
+    check_scale(scale)
+    if to not in FORMATS:
+        raise ValueError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
+    output_folder(output, overwrite)
+    pipe = open_pipeline(model, None, "fp32")
+    load_adapter(pipe, adapter, scale=scale)
+    if compress is not None:
+        before = sum(layer.r["default"] for layer in semu_layers(pipe.unet).values())
+        after = sum(compress_adapter(pipe.unet, compress).values())
+        print(f"compressed: ranks sum to {after} instead of {before}", file=sys.stderr)
+    print(write(pipe, output, to, uniform_rank))
+
+
 # ------------------------------------------------------------------------------------------------- models
 
 

@@ -54,12 +54,15 @@ def set_scale(pipe, scale: float, adapter_name: str = "default") -> None:
     pipe.unet.set_adapters([adapter_name], [scale])
 
 
-def save_lora(pipe, folder: str | Path, adapter_name: str = "default") -> Path:
+def save_lora(pipe, folder: str | Path, adapter_name: str = "default", uniform: bool = False) -> Path:
     """Writes `pytorch_lora_weights.safetensors`, the exact LoRA that plain `pipe.load_lora_weights` reads.
 
-    Ranks differ by layer; they are in the file's header, which diffusers reads since 0.36.
+    Ranks differ by layer; they are in the file's header, which diffusers reads since 0.36. `uniform` pads all factors
+    with zeros to the highest rank instead, for older ones.
     """
     factors = lora_factors(pipe.unet, adapter_name)
+    if uniform:
+        factors = pad_factors(factors)
     layers = {}
     for name, (A, B) in factors.items():
         layers |= {f"{name}.lora_A.weight": A.cpu(), f"{name}.lora_B.weight": B.cpu().contiguous()}
@@ -68,3 +71,13 @@ def save_lora(pipe, folder: str | Path, adapter_name: str = "default") -> Path:
         str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=lora_metadata(factors), weight_name=temporary
     )
     return (Path(folder) / temporary).replace(Path(folder) / LORA)
+
+
+def pad_factors(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """LoRA factors A (r, ...) and B (m, r, ...) of each layer, padded with zeros to the highest rank of all."""
+    r, padded = max(len(A) for A, _ in factors.values()), {}
+    for name, (A, B) in factors.items():
+        missing = r - len(A)
+        zeros = A.new_zeros(missing, *A.shape[1:]), B.new_zeros(len(B), missing, *B.shape[2:])
+        padded[name] = torch.cat([A, zeros[0]]), torch.cat([B, zeros[1]], 1)
+    return padded
