@@ -288,6 +288,36 @@ def export(
     print(write(pipe, output, to, uniform_rank))
 
 
+# ------------------------------------------------------------------------------------------------ inspect
+
+
+@app.command("inspect")
+def show(
+    file: Annotated[Path, typer.Argument(help="Adapter folder or .safetensors file in any of our formats.")],
+    as_json: Json = False,
+) -> None:
+    """Say what is in an adapter file: what it erases, ranks by depth, bytes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .contents import depth_bars, read_contents
+
+    contents = read_contents(file)
+    if as_json:
+        print(json.dumps(contents.to_dict()))
+        return
+    total = sum(contents.ranks.values())
+    size = f"{contents.bytes:,} bytes, {len(contents.ranks)} layers, ranks sum to {total}"
+    print(f"{contents.file}: {contents.format}, {size}")
+    for key in ("base_model", "concept", "anchor", "gamma", "geometry", "seed"):
+        if contents.about.get(key) not in (None, "", []):
+            print(f"  {key}: {contents.about[key]}")
+    table = Table("block", "layers", "mean rank", box=None, header_style="bold")
+    for block, count, bar in depth_bars(contents.ranks):
+        table.add_row(block, str(count), bar)
+    Console().print(table)
+
+
 # ------------------------------------------------------------------------------------------------- models
 
 

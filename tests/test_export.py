@@ -97,3 +97,28 @@ def test_compress_adapter_keeps_the_output(adapted):
     torch.testing.assert_close(predict(wide), predict(adapted), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="energy"):
         compress_adapter(wide.unet, 0.0)
+
+
+@pytest.mark.parametrize("form, name", [("semu", ""), ("diffusers", ""), ("kohya", KOHYA)])
+def test_inspect_tells_format_ranks_and_facts(adapted, tmp_path, form, name):
+    from semu_diffusion.adapter.weights import save_adapter
+    from semu_diffusion.contents import depth_bars, read_contents
+
+    about = {"concept": ["x"]}
+    file = save_adapter(adapted.unet, tmp_path, about=about) if form == "semu" else export(adapted, tmp_path, form)
+    contents = read_contents(file)
+    true = {n: layer.r["default"] for n, layer in semu_layers(adapted.unet).items()}
+    assert contents.format == form
+    assert sorted(contents.ranks.values()) == sorted(true.values())
+    assert (contents.about.get("concept") == ["x"]) == (form == "semu")
+    assert sum(count for _, count, _ in depth_bars(contents.ranks)) == len(true)
+
+
+def test_inspect_refuses_other_files(tmp_path):
+    from safetensors.torch import save_file
+
+    from semu_diffusion.contents import read_contents
+
+    save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="neither a SEMU adapter nor a LoRA"):
+        read_contents(tmp_path / "x.safetensors")
