@@ -10,8 +10,10 @@ _EXPORTS = {
     "Erasure": "diffusion",
     "draw": "diffusion",
     "erase": "diffusion",
-    "load_adapter": "diffusion",
+    "load_adapter": "hub",
     "load_pipeline": "diffusion",
+    "pull": "hub",
+    "push_to_hub": "hub",
     "save_lora": "diffusion",
     "set_scale": "diffusion",
 }

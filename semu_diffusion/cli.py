@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option(help="Diffusers folder, Hub id, or the embedded 'pictograms'.")]
-Adapter = Annotated[Path, typer.Option(help="Adapter folder, or its .safetensors file.")]
+Adapter = Annotated[str, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -179,7 +179,9 @@ def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
     output: Annotated[Path, typer.Option(help="A .png file, or a folder for several pictures.")],
     model: Model = "pictograms",
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without one the base model draws.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder, file or user/name; without one the base model draws.")
+    ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter, 0 is the base model.")] = 1.0,
     count: Annotated[int, typer.Option(min=1, help="Pictures per prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 20,
@@ -192,7 +194,8 @@ def generate(
     """Draw pictures with an adapter at any strength."""
     from PIL import Image
 
-    from .diffusion import draw, load_adapter
+    from .diffusion import draw
+    from .hub import load_adapter
 
     check_scale(scale)
     prompts = [p for p in prompt for _ in range(count)]
@@ -235,16 +238,16 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure what an adapter forgets and what it keeps, beside the base model."""
-    from .diffusion import load_adapter
+    from .hub import load_adapter
     from .suites import SUITES, concepts_of, run_pictograms, write_report
 
     if suite not in SUITES:
         raise ValueError(f"unknown suite {suite!r}; known: {', '.join(SUITES)}")
     check_scale(scale)
     output_folder(output, overwrite)
-    concepts = concept or concepts_of(adapter)
     pipe = open_pipeline(model, device, dtype)
-    load_adapter(pipe, adapter, scale=scale)
+    config = load_adapter(pipe, adapter, scale=scale)
+    concepts = concept or concepts_of(config)
     with display(quiet) as reporter:
         report, pictures = run_pictograms(pipe, concepts, seeds, 1, reporter)
     write_report(output, report, pictures, concepts)
@@ -271,9 +274,9 @@ def export(
 ) -> None:
     """Write an adapter in a format that other programs load."""
     from .adapter.weights import semu_layers
-    from .diffusion import load_adapter
     from .diffusion.export import FORMATS, compress_adapter
     from .diffusion.export import export as write
+    from .hub import load_adapter
 
     check_scale(scale)
     if to not in FORMATS:
@@ -316,6 +319,39 @@ def show(
     for block, count, bar in depth_bars(contents.ranks):
         table.add_row(block, str(count), bar)
     Console().print(table)
+
+
+# --------------------------------------------------------------------------------------------- push, pull
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A folder that `semu erase` wrote.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of pushing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be sent.")] = False,
+) -> None:
+    """Upload an adapter to the Hugging Face Hub in one commit."""
+    from .hub import push_to_hub, to_push
+
+    if dry_run:
+        for file in to_push(folder):
+            print(f"{file.stat().st_size:>12,}  {file.name}")
+        return
+    print(push_to_hub(folder, repo, private, revision, create_pr))
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+) -> None:
+    """Download an adapter from the Hugging Face Hub; prints its local folder."""
+    from .hub import pull as download
+
+    print(download(repo, revision))
 
 
 # ------------------------------------------------------------------------------------------------- models

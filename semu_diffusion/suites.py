@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .adapter.weights import read_config, write_atomic
+from .adapter import SemuConfig
+from .adapter.weights import write_atomic
 from .diffusion.concepts import name_of
 from .diffusion.generate import draw
 from .diffusion.reporter import Silent
@@ -95,11 +96,11 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
     before_after(base, erased, prompts + keep, folder / "before_after.png", groups=groups)
 
 
-def concepts_of(adapter: str | Path) -> list[str]:
-    """The concepts that an adapter was trained to erase, from its config."""
-    concepts = read_config(adapter).about.get("concept") or []
+def concepts_of(config: SemuConfig) -> list[str]:
+    """The concepts that an adapter was trained to erase. ValueError where it does not say."""
+    concepts = config.about.get("concept") or []
     if not concepts:
-        raise ValueError(f"{adapter} does not say what it erases; name it with --concept")
+        raise ValueError("the adapter does not say what it erases; name it with --concept")
     return concepts
 
 

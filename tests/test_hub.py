@@ -1,0 +1,138 @@
+"""Push and pull with the real huggingface_hub client against a local server."""
+
+import sys
+
+import pytest
+import torch
+from hub_stub import Hub
+from peft import PeftModel
+from test_formats import predict, put_on
+
+from semu_diffusion import load_adapter, load_pipeline, save_lora
+from semu_diffusion.adapter.weights import save_adapter
+from semu_diffusion.cli import main
+from semu_diffusion.hub import is_repo, pull, push_to_hub, to_push
+
+REPO = "someone/no-cigarette"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    hub = Hub()
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+    monkeypatch.setattr(
+        f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_dummy")
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    pipe = load_pipeline(str(tiny_model), "cpu")
+    put_on(pipe)
+    save_adapter(pipe.unet, tmp_path / "adapter", about={"concept": ["cigarette"]})
+    save_lora(pipe, tmp_path / "adapter")
+    (tmp_path / "adapter" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# card\n")
+    (tmp_path / "adapter" / "secret.pt").write_bytes(b"never sent")
+    return tmp_path / "adapter"
+
+
+def output_with(load, tiny_model):
+    pipe = load_pipeline(str(tiny_model), "cpu")
+    load(pipe)
+    return predict(pipe)
+
+
+def test_push_is_one_commit_of_the_adapters_files(hub, folder):
+    address = push_to_hub(folder, REPO, private=True)
+    names = ["README.md", "adapter_config.json", "adapter_model.safetensors", "pytorch_lora_weights.safetensors"]
+    assert hub.commits == [(REPO, names)]
+    assert hub.private[REPO] and address.startswith(hub.url)
+    assert hub.repos[REPO]["main"]["adapter_config.json"] == (folder / "adapter_config.json").read_bytes()
+
+
+def test_everybody_loads_what_was_pushed(hub, folder, tiny_model):
+    push_to_hub(folder, REPO)
+    expected = output_with(lambda pipe: load_adapter(pipe, folder), tiny_model)
+    ours = output_with(lambda pipe: load_adapter(pipe, REPO), tiny_model)
+    lora = output_with(
+        lambda pipe: pipe.load_lora_weights(REPO, weight_name="pytorch_lora_weights.safetensors"), tiny_model
+    )
+    pipe = load_pipeline(str(tiny_model), "cpu")
+    pipe.unet = PeftModel.from_pretrained(pipe.unet, REPO)
+    assert torch.equal(ours, expected)
+    torch.testing.assert_close(lora, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(predict(pipe), expected, rtol=0, atol=1e-6)
+
+
+def test_a_revision_is_pinned(hub, folder):
+    first = push_to_hub(folder, REPO).rsplit("/", 1)[1]
+    (folder / "adapter_config.json").write_text(
+        (folder / "adapter_config.json").read_text().replace("cigarette", "knife")
+    )
+    push_to_hub(folder, REPO)
+    assert "cigarette" in (pull(REPO, revision=first) / "adapter_config.json").read_text()
+    assert "knife" in (pull(REPO) / "adapter_config.json").read_text()
+
+
+def test_an_interrupted_upload_leaves_nothing_and_can_be_repeated(hub, folder):
+    hub.break_commit = True
+    with pytest.raises(ValueError, match="cannot reach the Hub|the Hub refused"):
+        push_to_hub(folder, REPO)
+    assert hub.commits == [] and hub.repos[REPO] == {}
+    hub.break_commit = False
+    push_to_hub(folder, REPO)
+    assert len(hub.commits) == 1
+
+
+@pytest.mark.parametrize("status, message", [(401, "does not accept this token"), (403, "no right to write")])
+def test_refusals_are_one_line(hub, folder, status, message):
+    hub.refuse = status
+    with pytest.raises(ValueError, match=message) as caught:
+        push_to_hub(folder, REPO)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_things_are_one_line(hub, folder, tmp_path):
+    with pytest.raises(ValueError, match="no repository someone/else"):
+        pull("someone/else")
+    push_to_hub(folder, REPO)
+    with pytest.raises(ValueError, match="no such revision"):
+        pull(REPO, revision="v9")
+    hub.repos[REPO]["main"].pop("adapter_config.json")
+    with pytest.raises(ValueError, match="holds no SEMU adapter"):
+        pull(REPO)
+    with pytest.raises(ValueError, match="expected user/name"):
+        push_to_hub(folder, "no-owner")
+    with pytest.raises(ValueError, match="no adapter at"):
+        to_push(tmp_path / "nothing")
+
+
+def test_command_line(hub, folder, capsys, monkeypatch):
+    def semu(*words):
+        monkeypatch.setattr(sys, "argv", ["semu", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, capsys.readouterr()
+
+    code, said = semu("push", folder, REPO, "--dry-run")
+    assert code == 0 and hub.requests == [] and "adapter_model.safetensors" in said.out and "secret" not in said.out
+    assert semu("push", folder, REPO)[0] == 0 and len(hub.commits) == 1
+    code, said = semu("pull", REPO)
+    assert code == 0 and said.out.strip().startswith(str(folder.parent / "cache"))
+    code, said = semu("pull", "someone/else")
+    assert code == 2 and said.err.strip() == "semu: no repository someone/else that this token may see"
+
+
+def test_what_is_a_repository_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_repo("user/name") and not is_repo("./user") and not is_repo("a/b/c") and not is_repo("name")
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "name").mkdir()
+    assert not is_repo("user/name")
