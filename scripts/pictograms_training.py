@@ -24,7 +24,7 @@ def fit(name: str, model: nn.Module, loss: Callable[[int], torch.Tensor], args, 
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     scheduler = schedule(optimizer, steps)
-    optimizer, scheduler = accelerator.prepare(optimizer, scheduler)
+    optimizer = accelerator.prepare(optimizer)  # a prepared scheduler would take one step per process
     ema = EMAModel(weights, decay=0.999, use_ema_warmup=True, power=0.75)
     start, saved = load_state(folder, model, optimizer, scheduler, ema), time.time()
     log = (folder / "loss.txt").open("a")

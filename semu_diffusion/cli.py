@@ -140,9 +140,9 @@ def erase(
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
     given = {k: v for k, v in options.items() if v not in (None, [])}
     settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
-    if not resume and first:
+    if first and not resume:
         output_folder(output, overwrite)
-    elif not output.is_dir():
+    elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
     pipe = open_pipeline(model, device, dtype)
     pipe.register_to_config(_name_or_path=model)

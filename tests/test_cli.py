@@ -1,6 +1,7 @@
 """The shell interface: what it writes, what it says, and one line with status 2 for every mistake."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +39,8 @@ def erased(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("erased") / "out"
     arguments = ["erase", "--concept", "cigarette", "--model", str(tiny_model), "--output", str(folder), "--json"]
     command = [sys.executable, "-c", "from semu_diffusion.cli import main; main()", *arguments, *flags(**QUICK)]
-    return folder, subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return folder, subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def test_erase_writes_everything(erased, tiny_model):

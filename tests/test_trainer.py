@@ -61,11 +61,11 @@ def run_cli(monkeypatch, *arguments):
 
 
 def test_a_run_forgets(tiny_model):
-    result = quick(tiny_model, steps=40, latents=16, batch_size=8)
+    result = quick(tiny_model, steps=40, latents=16, batch_size=8, strength=0.0, stop_at=-9.0)
     history = result.progress.history
     mean = lambda rows: sum(r["forget"] for r in rows) / len(rows)  # noqa: E731
     assert len(history) == 40 and [r["step"] for r in history] == list(range(1, 41))
-    assert mean(history[-5:]) < 0.6 * mean(history[:5])
+    assert mean(history[-10:]) < 0.6 * mean(history[:5])
     assert history[9]["left"] > history[-1]["left"]
     assert result.facts["left"] == history[-1]["left"] < 0.5
     assert history[0]["keep"] < 1e-10  # R = 0 is the base model

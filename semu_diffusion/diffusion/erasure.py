@@ -88,8 +88,13 @@ def run_erasure(
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
     work = folder / WORK if folder else None
-    states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
-    bases = make_bases(family, config, states, accelerator, reporter)
+    try:
+        states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
+        bases = make_bases(family, config, states, accelerator, reporter)
+    except ValueError:  # the options do not fit the model or the pictures: nothing has begun
+        if folder and accelerator.is_main_process:
+            discard(folder)
+        raise
     adapt(family, config, bases, name)
     progress = train(family, config, states, accelerator, work, reporter)
     freeze(family)
@@ -119,6 +124,13 @@ def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, res
     (folder / WORK).mkdir(parents=True)
     write_atomic(saved, json.dumps(begun))
     return folder
+
+
+def discard(folder: Path) -> None:
+    """Takes away what `prepare_folder` made, and the folder where nothing else is in it."""
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------ stages

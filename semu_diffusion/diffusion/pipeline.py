@@ -26,7 +26,7 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = to
     """
     from diffusers import DiffusionPipeline
 
-    path = model_path(model)
+    path, device = model_path(model), check_device(device)
     if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{model} is a folder without model_index.json, so it is no diffusers pipeline")
     if not Path(path).exists() and (path.count("/") != 1 or path.startswith((".", "/"))):
@@ -35,7 +35,17 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = to
         pipe = DiffusionPipeline.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model {model}: {str(error).strip().splitlines()[0]}") from None
-    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+    return pipe.to(device, dtype)
+
+
+def check_device(name: str | None) -> torch.device:
+    """The device of that name, by default a GPU if there is one. ValueError where this machine has no such device."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def load_adapter(pipe, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> SemuConfig:

@@ -1,0 +1,54 @@
+"""Every command and every Python block of the README, run with as little work as they allow."""
+
+import functools
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from semu_diffusion.cli import main
+from semu_diffusion.diffusion import EraseConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+LITTLE = {"steps": 2, "latents": 4, "keep_latents": 4, "sampler_steps": 2, "gradient_records": 4}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+
+
+def test_make_targets_exist():
+    targets = [shlex.split(line, comments=True)[1] for line in COMMANDS if line.startswith("make ")]
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("semu_diffusion.suites.SAMPLER_STEPS", 1)
+    commands = [line for line in COMMANDS if line.startswith("semu ")]
+    assert {shlex.split(c)[1] for c in commands} >= {"erase", "generate", "eval", "models"}
+    for command in commands:
+        words = shlex.split(command)
+        if words[1] == "erase":
+            words += ["--no-evaluate", *(w for k, v in LITTLE.items() for w in (f"--{k.replace('_', '-')}", str(v)))]
+        words += {"eval": ["--seeds", "1"], "generate": ["--steps", "2"]}.get(words[1], [])
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0, (command, capsys.readouterr().err)
+    assert (tmp_path / "no-cigarette" / "pytorch_lora_weights.safetensors").is_file()
+    assert (tmp_path / "scores" / "evaluation.json").is_file()
+    (tmp_path / "no-cigarette").rename(tmp_path / "before")
+    little = functools.partial(EraseConfig, **LITTLE)
+    monkeypatch.setattr("semu_diffusion.diffusion.erasure.EraseConfig", little)
+    for block in blocks("python"):
+        exec(compile(block.replace("path/to/the/base/model", str(assets)), "README.md", "exec"), {})
+    assert (tmp_path / "no-cigarette" / "adapter_model.safetensors").is_file()
