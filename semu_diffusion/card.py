@@ -85,6 +85,8 @@ def write_card(folder: Path, results: dict) -> None:
         table=metrics_markdown(results.get("evaluation")),
         steps=training["steps"],
         seconds=training["seconds"],
-        left="nothing was measured" if left is None else f"{left:+.0%} of the concept left in held-out predictions",
+        left="nothing was measured"
+        if left is None
+        else f"{left:.0%} of the way to the target left in held-out predictions",
     )
     write_atomic(folder / "README.md", text)

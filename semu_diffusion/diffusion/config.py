@@ -62,7 +62,7 @@ class EraseConfig:
     lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(16, "Forgotten, and as many kept, records per step, over all processes.")
     accumulate: int = option(1, "Gradient accumulation steps.")
-    stop_at: float = option(0.0, "Stop once this share of the concept is left in the model's predictions (1: all).")
+    stop_at: float = option(0.1, "Stop once this share of the way to the target is left in held-out predictions.")
     latents: int = option(64, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(96, "Latents of other things.")
     sampler_steps: int = option(12, "Sampler steps of those latents.")

@@ -33,11 +33,11 @@ def squared_error(predicted: torch.Tensor, target: torch.Tensor, weight: torch.T
     return error.mean() if weight is None else (error * weight).sum() / weight.sum()
 
 
-def remaining_share(predicted: torch.Tensor, concept: torch.Tensor, anchor: torch.Tensor) -> tuple[float, float]:
-    """How much of the concept is left in predictions: numerator and denominator of the share.
+def remaining_share(predicted: torch.Tensor, concept: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    """How much of the way from the concept to the target is still to go: numerator and denominator of the share.
 
-    <predicted - anchor, concept - anchor> / ||concept - anchor||^2 is 1 for the untouched model, 0 where the
-    prediction has reached the anchor's, and -s where it has gone past it by a strength s.
+    <predicted - target, concept - target> / ||concept - target||^2 is 1 for the untouched model and 0 where the
+    prediction has reached the target, whatever else has changed at right angles to that way.
     """
-    direction = (concept - anchor).float()
-    return ((predicted.float() - anchor.float()) * direction).sum().item(), direction.square().sum().item()
+    direction = (concept - target).float()
+    return ((predicted.float() - target.float()) * direction).sum().item(), direction.square().sum().item()

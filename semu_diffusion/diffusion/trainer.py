@@ -109,11 +109,11 @@ class Trainer:
 
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
-        """How much of the concept the model still predicts, on held-out records: 1 untouched, 0 at the anchor."""
+        """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
         over = under = 0.0
         for index in self.held_out.split(4 * self.config.batch_size):
-            concept, anchor = (v[index].to(self.accelerator.device) for v in (self.states.concept, self.states.anchor))
-            a, b = remaining_share(self.predict(model, index), concept, anchor)
+            concept = self.states.concept[index].to(self.accelerator.device)
+            a, b = remaining_share(self.predict(model, index), concept, self.targets(index))
             over, under = over + a, under + b
         return over / under if under else 0.0
 
@@ -198,7 +198,7 @@ class Trainer:
     def done(self, progress: Progress) -> bool:
         """True once the last two measurements are at or below `stop_at`."""
         left = [row["left"] for row in progress.history if "left" in row]
-        return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at - self.config.strength
+        return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at
 
     # ----------------------------------------------------------------------------------------- refresh
 
