@@ -1,0 +1,93 @@
+"""How much of the later forgetting gradients the first bases still capture, while R is trained.
+
+    python eval/captured.py                       # into eval/results/captured.json
+    python eval/captured.py --concept beer --set geometry=euclidean
+
+R can only follow the part of a gradient inside span(U) x span(V). If that share falls to little, the first gradient's
+basis caps forgetting, and `--refresh` is worth its price.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from pictograms_all import machine
+
+from semu_diffusion.adapter.subspace import gradients
+from semu_diffusion.adapter.weights import semu_layers
+from semu_diffusion.diffusion import EraseConfig, load_pipeline
+from semu_diffusion.diffusion.concepts import forget_pairs, vocabulary_of
+from semu_diffusion.diffusion.data import make_states
+from semu_diffusion.diffusion.erasure import adapt, make_bases
+from semu_diffusion.diffusion.families import family_of
+from semu_diffusion.diffusion.pipeline import model_path
+from semu_diffusion.diffusion.reporter import Silent
+from semu_diffusion.diffusion.results import versions
+from semu_diffusion.diffusion.trainer import Trainer
+
+
+def captured_energy(trainer: Trainer) -> float:
+    """Energy of the present gradient inside the bases over all of it, summed over the layers."""
+    model, inside, total = trainer.family.model, 0.0, 0.0
+    G = gradients(model, model.peft_config["default"], trainer.forgetting_gradient(model))
+    for name, layer in semu_layers(model).items():
+        QU, QV = (torch.linalg.qr(getattr(layer, f"semu_{part}")["default"]).Q for part in "UV")
+        inside += (QU.T @ G[name] @ QV).square().sum().item()
+        total += G[name].square().sum().item()
+    return inside / total
+
+
+def run(concept: str, options: dict, every: int) -> list[dict]:
+    """Trains as `semu erase` does and measures every so many steps."""
+    config, folder = EraseConfig(concept=concept, stop_at=-1.0, **options), Path("runs/captured")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    family, accelerator = family_of(load_pipeline("pictograms")), Accelerator()
+    vocabulary = vocabulary_of(model_path("pictograms"))
+    family.model.requires_grad_(False)
+    pairs = forget_pairs(concept, config.anchor, vocabulary, config.seed)
+    states = make_states(family, config, pairs, vocabulary, None, accelerator, Silent())
+    adapt(family, config, make_bases(family, config, states, accelerator, Silent()), "pictograms")
+    trainer = Trainer(family, config, states, accelerator, folder)
+    rows = [{"step": 0, "captured": captured_energy(trainer), "left": 1.0}]
+
+    def report(row: dict) -> None:
+        if row["step"] % every == 0:
+            rows.append({"step": row["step"], "captured": captured_energy(trainer), "left": row.get("left")})
+            print(concept, rows[-1], flush=True)
+
+    trainer.train(report)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--concept", action="append", help="default: cigarette, cat, sepia style")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of semu erase")
+    parser.add_argument("--every", type=int, default=20, help="steps between measurements")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/captured.json"))
+    args = parser.parse_args()
+    options = {k.replace("-", "_"): yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in args.set)}
+    concepts = args.concept or ["cigarette", "cat", "sepia style"]
+    found = {
+        "command": shlex.join(["python", *sys.argv]),
+        "options": EraseConfig(concept="x", **options).to_dict(),
+        "versions": versions(),
+        "machine": machine(1, torch.get_num_threads()),
+        "runs": {concept: run(concept, options, args.every) for concept in concepts},
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
