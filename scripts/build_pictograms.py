@@ -86,6 +86,20 @@ def captions(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------- stages
 
 
+def initial(args, **parts: nn.Module) -> None:
+    """With --init, the weights of that folder's parts instead of random ones."""
+    for name, part in parts.items() if args.init else ():
+        part.load_state_dict(type(part).from_pretrained(args.init / name).float().state_dict())
+
+
+def reached(args, stage: str, model: nn.Module, **parts: nn.Module) -> nn.Module:
+    """The model with what a stage has reached so far; with --init's weights where it was not run."""
+    if args.init and not (args.workdir / stage / "state.pt").exists():
+        initial(args, **parts)
+        return model.eval()
+    return averaged(args.workdir / stage, model)
+
+
 def stage_render(args) -> None:
     for name, count, seed in (("train", args.renders, 1), ("test", 10, 2)):
         if not (args.workdir / f"{name}.npy").exists():
@@ -145,7 +159,9 @@ def picture_loss(drawn: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 
 def stage_autoencoder(args) -> None:
     pictures, *_ = load_pictures(args.workdir / "train.npy")
-    vae = make_autoencoder().to(args.device, memory_format=torch.channels_last)
+    vae = make_autoencoder()
+    initial(args, vae=vae)
+    vae = vae.to(args.device, memory_format=torch.channels_last)
 
     def loss(step: int) -> torch.Tensor:
         i = indices(len(pictures), 16, step, args.seed, args.accelerator.process_index)
@@ -159,7 +175,8 @@ def stage_autoencoder(args) -> None:
 @torch.no_grad()
 def stage_latents(args) -> None:
     """Encodes all pictures once; the scaling factor brings the latents to unit variance."""
-    vae = averaged(args.workdir / "autoencoder", make_autoencoder()).to(args.device)
+    vae = make_autoencoder()
+    vae = reached(args, "autoencoder", vae, vae=vae).to(args.device, memory_format=torch.channels_last)
     pictures, *_ = load_pictures(args.workdir / "train.npy")
     batches = track(pictures.split(64), "encoding")
     latents = torch.cat([vae.encode(b.to(args.device) / 127.5 - 1).latent_dist.mean.cpu() for b in batches])
@@ -171,7 +188,8 @@ def stage_decoder(args) -> None:
     pictures, *_ = load_pictures(args.workdir / "train.npy")
     latents = load_file(args.workdir / "latents.safetensors")["latents"]
     noise = 0.1 * latents.std()
-    vae = averaged(args.workdir / "autoencoder", make_autoencoder())
+    vae = make_autoencoder()
+    vae = reached(args, "autoencoder", vae, vae=vae)
     vae = vae.to(args.device, memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
@@ -192,7 +210,9 @@ def stage_unet(args) -> None:
     latents = stored["latents"] * stored["scale"]
     _, objects, styles = load_pictures(args.workdir / "train.npy")
     tokenizer = make_tokenizer(args.workdir)
-    model = nn.ModuleDict({"unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)}).to(device)
+    model = nn.ModuleDict({"unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)})
+    initial(args, **model)
+    model = model.to(device)
     model["unet"].to(memory_format=torch.channels_last)
     scheduler = make_scheduler()
     cumulative = scheduler.alphas_cumprod.to(device)
@@ -219,14 +239,14 @@ def build_pipeline(args) -> StableDiffusionPipeline:
     """The pipeline from whatever the stages have reached so far."""
     tokenizer = make_tokenizer(args.workdir)
     model = nn.ModuleDict({"unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)})
-    model = averaged(args.workdir / "unet", model)
+    model = reached(args, "unet", model, **model)
     vae = make_autoencoder()
     if (args.workdir / "decoder" / "state.pt").exists():
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         vae = averaged(args.workdir / "decoder", vae)
     else:
-        vae = averaged(args.workdir / "autoencoder", vae)
+        vae = reached(args, "autoencoder", vae, vae=vae)
     scale = load_file(args.workdir / "latents.safetensors")["scale"].item()
     vae.register_to_config(scaling_factor=scale)
     return StableDiffusionPipeline(
@@ -243,10 +263,13 @@ def build_pipeline(args) -> StableDiffusionPipeline:
 
 def stage_export(args) -> None:
     """Writes the diffusers folder and the oracle in fp16 safetensors."""
-    build_pipeline(args).to(torch.float16).save_pretrained(args.output, safe_serialization=True)
+    pipe = build_pipeline(args).to(torch.float16)
+    pipe.text_encoder.float()  # transformers 5 loads the stored dtype, diffusers fp32: in plain diffusers they must meet
+    pipe.save_pretrained(args.output, safe_serialization=True)
     (args.output / "vocabulary.json").write_text(json.dumps({"subjects": OBJECTS, "styles": STYLES}))
     (args.output / "oracle").mkdir(exist_ok=True)
-    oracle = load_file(args.workdir / "oracle" / "model.safetensors")
+    made = args.workdir if (args.workdir / "oracle" / "model.safetensors").exists() else args.init
+    oracle = load_file(made / "oracle" / "model.safetensors")
     save_file(
         {k: v.half() if v.is_floating_point() else v for k, v in oracle.items()},
         args.output / "oracle" / "model.safetensors",
@@ -319,6 +342,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--stage", choices=STAGES, action="append", help="only this stage (may be repeated)")
     parser.add_argument("--workdir", type=Path, default=Path("build/pictograms"), help="renders, states, logs")
     parser.add_argument("--output", type=Path, default=ASSETS, help="the diffusers folder to write")
+    parser.add_argument("--init", type=Path, help="a diffusers folder whose weights stages start from")
     parser.add_argument("--renders", type=int, default=120, help="training pictures per (object, style)")
     parser.add_argument("--steps", type=int, help="steps of the chosen stage instead of its own number")
     parser.add_argument("--seeds", type=int, default=10, help="check: pictures per (object, style)")
