@@ -59,10 +59,10 @@ class EraseConfig:
     refresh_below: float = option(0.3, "Refresh once the bases capture less than this share of the gradient.")
     # training
     steps: int = option(200, "Most training steps.")
-    lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
+    lr: float = option(5e-2, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(16, "Forgotten, and as many kept, records per step, over all processes.")
     accumulate: int = option(1, "Gradient accumulation steps.")
-    stop_at: float = option(0.1, "Stop once this share of the way to the target is left in held-out predictions.")
+    stop_at: float = option(0.2, "Stop once this share of the way to the target is left in held-out predictions.")
     latents: int = option(64, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(96, "Latents of other things.")
     sampler_steps: int = option(12, "Sampler steps of those latents.")
