@@ -264,7 +264,7 @@ def build_pipeline(args) -> StableDiffusionPipeline:
 def stage_export(args) -> None:
     """Writes the diffusers folder and the oracle in fp16 safetensors."""
     pipe = build_pipeline(args).to(torch.float16)
-    pipe.text_encoder.float()  # transformers 5 loads the stored dtype, diffusers fp32: in plain diffusers they must meet
+    pipe.text_encoder.float()  # transformers 5 loads the stored dtype, diffusers fp32: they must meet
     pipe.save_pretrained(args.output, safe_serialization=True)
     (args.output / "vocabulary.json").write_text(json.dumps({"subjects": OBJECTS, "styles": STYLES}))
     (args.output / "oracle").mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import typer  # noqa: E402
 
+from .classification.command import classify  # noqa: E402
 from .diffusion.config import GROUPS, EraseConfig  # noqa: E402
 
 app = typer.Typer(
@@ -169,6 +170,7 @@ _options = erase_options()
 erase.__signature__ = inspect.Signature([*_options[:3], *_fixed, *_options[3:]])
 erase.__annotations__ = {p.name: p.annotation for p in erase.__signature__.parameters.values()}
 app.command()(erase)
+app.command()(classify)
 
 
 # ----------------------------------------------------------------------------------------------- generate

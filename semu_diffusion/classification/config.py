@@ -1,0 +1,61 @@
+"""Every choice of an unlearning run, the same for `unlearn()` and `semu classify`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+
+STOPS = ("confidence", "accuracy", "loss", "never")
+GRADIENTS = ("true", "random")
+
+
+def option(default, help: str):
+    """A dataclass field with its help text."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class UnlearnConfig:
+    """How to forget.
+
+    Raises:
+        ValueError: a value outside its range, in one line that names the option and the range.
+    """
+
+    alpha: float = option(1.0, "Weight of the loss on the retain data; 0 trains on the forget set alone.")
+    whole_class: bool = option(False, "The forget set is all there is of its classes: go on until none is named.")
+    # basis
+    target_modules: str | None = option(None, "Regex of the layers to adapt; default: every Linear and Conv2d.")
+    gamma: float = option(0.9, "Share of the forgetting gradient's energy that each basis keeps, in (0, 1].")
+    max_rank: int = option(16, "Most directions per layer.")
+    geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
+    damping: float = option(1e-2, "Damping of the remain geometry, relative.")
+    gradient: str = option("random", f"Labels of the gradient that gives the basis: {', '.join(GRADIENTS)}.")
+    # training
+    epochs: int = option(30, "Most passes over the forget set.")
+    lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
+    batch_size: int = option(64, "Forgotten, and as many kept, examples per step.")
+    stop: str = option("confidence", f"What of the forget set is to reach that of unseen data: {', '.join(STOPS)}.")
+    seed: int = option(0, "Seed of labels, batches and augmentation.")
+
+    def __post_init__(self):
+        self.max_rank, self.epochs, self.batch_size = int(self.max_rank), int(self.epochs), int(self.batch_size)
+        checks = (
+            (math.isfinite(self.alpha) and self.alpha >= 0, "alpha must not be negative"),
+            (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
+            (self.max_rank >= 1, "max-rank must be at least 1"),
+            (self.geometry in ("euclidean", "remain"), "geometry must be euclidean or remain"),
+            (math.isfinite(self.damping) and self.damping >= 0, "damping must not be negative"),
+            (self.gradient in GRADIENTS, f"gradient must be one of {', '.join(GRADIENTS)}"),
+            (self.epochs >= 1, "epochs must be at least 1"),
+            (math.isfinite(self.lr) and self.lr > 0, "lr must be above 0"),
+            (self.batch_size >= 1, "batch-size must be at least 1"),
+            (self.stop in STOPS, f"stop must be one of {', '.join(STOPS)}"),
+        )
+        for fine, message in checks:
+            if not fine:
+                raise ValueError(message)
+
+    def to_dict(self) -> dict:
+        """All values, as they go into results.json and the adapter's header."""
+        return asdict(self)

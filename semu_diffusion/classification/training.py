@@ -1,0 +1,72 @@
+"""Training a classifier from its data, and its logits over a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..adapter.subspace import eval_mode
+from .data import Augment, as_dataset, batches, take
+from .losses import logits_of
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, data: Dataset, batch_size: int = 256, augment: Augment | None = None, seed: int = 0
+) -> Tensor:
+    """The logits (N, C) of all examples, on the CPU; in eval mode, the model's own mode is put back."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    with eval_mode(model):
+        for x, _ in batches(as_dataset(data), batch_size):
+            x = augment(x, generator) if augment else x
+            found.append(logits_of(model(x.to(device_of(model)))).float().cpu())
+    return torch.cat(found)
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset,
+    epochs: int = 12,
+    lr: float = 0.05,
+    batch_size: int = 64,
+    weight_decay: float = 5e-4,
+    augment: Augment | None = None,
+    seed: int = 0,
+    report: Callable[[dict], None] | None = None,
+) -> nn.Module:
+    """Trains a classifier by SGD with momentum, one cycle of the learning rate; the same for the same seed.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    data, generator = as_dataset(data), torch.Generator().manual_seed(seed)
+    whole = max(1, len(data) // batch_size) * min(batch_size, len(data))  # BatchNorm dislikes a small last batch
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * -(-whole // batch_size), pct_start=0.2)
+    model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # dropout
+        for epoch in range(epochs):
+            for index in torch.randperm(len(data), generator=generator)[:whole].split(batch_size):
+                x, y = take(data, index)
+                x = augment(x, generator) if augment else x
+                loss = F.cross_entropy(logits_of(model(x.to(device_of(model)))), y.to(device_of(model)))
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate")
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+            if report:
+                report({"epoch": epoch + 1, "loss": loss.item()})
+    return model.eval()
