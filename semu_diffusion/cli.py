@@ -278,6 +278,7 @@ def export(
     from .adapter.weights import semu_layers
     from .diffusion.export import FORMATS, compress_adapter
     from .diffusion.export import export as write
+    from .diffusion.pipeline import denoiser
     from .hub import load_adapter
 
     check_scale(scale)
@@ -287,8 +288,9 @@ def export(
     pipe = open_pipeline(model, None, "fp32")
     load_adapter(pipe, adapter, scale=scale)
     if compress is not None:
-        before = sum(layer.r["default"] for layer in semu_layers(pipe.unet).values())
-        after = sum(compress_adapter(pipe.unet, compress).values())
+        model = denoiser(pipe)
+        before = sum(layer.r["default"] for layer in semu_layers(model).values())
+        after = sum(compress_adapter(model, compress).values())
         print(f"compressed: ranks sum to {after} instead of {before}", file=sys.stderr)
     print(write(pipe, output, to, uniform_rank))
 

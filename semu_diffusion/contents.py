@@ -58,7 +58,7 @@ def depth_bars(ranks: dict[str, int], width: int = 24) -> list[tuple[str, int, s
     """Block of the model -> mean rank and a bar of it, in the file's order."""
     total, count = Counter(), Counter()
     for name, rank in ranks.items():
-        block = ".".join(name.removeprefix("unet.").split(".")[:2])
+        block = ".".join(name.removeprefix("unet.").removeprefix("transformer.").split(".")[:2])
         total[block] += rank
         count[block] += 1
     means = {block: total[block] / count[block] for block in total}

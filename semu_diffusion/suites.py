@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from .adapter import SemuConfig
+from .adapter.switch import switch
 from .adapter.weights import write_atomic
 from .diffusion.concepts import name_of
 from .diffusion.generate import draw
+from .diffusion.pipeline import denoiser
 from .diffusion.reporter import Silent
 from .diffusion.results import versions
 from .evaluation.charts import before_after, concept_chart, loss_chart
@@ -36,11 +38,11 @@ SAMPLER_STEPS, GUIDANCE = 15, 3.0
 @contextlib.contextmanager
 def switched_off(model) -> Iterator[None]:
     """The base model, for the time of the block."""
-    model.disable_adapters()
+    switch(model, False)
     try:
         yield
     finally:
-        model.enable_adapters()
+        switch(model, True)
 
 
 def run_pictograms(
@@ -52,7 +54,7 @@ def run_pictograms(
     own = partial(draw, pipe, steps=SAMPLER_STEPS, guidance=GUIDANCE, progress=reporter.advance)
 
     def base(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        with switched_off(pipe.unet):
+        with switched_off(denoiser(pipe)):
             return own(prompts, seeds)
 
     names = [name_of(c) for c in concepts]
@@ -90,7 +92,7 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
     prompts, keep = prompts[:4], keep[:4]
     seeds = [seed + k for k in range(len(prompts) + len(keep))]
     erased = draw(pipe, prompts + keep, seeds, batch_size=2)
-    with switched_off(pipe.unet):
+    with switched_off(denoiser(pipe)):
         base = draw(pipe, prompts + keep, seeds, batch_size=2)
     groups = ["erased"] * len(prompts) + ["kept"] * len(keep)
     before_after(base, erased, prompts + keep, folder / "before_after.png", groups=groups)
@@ -107,7 +109,8 @@ def concepts_of(config: SemuConfig) -> list[str]:
 def finish(erasure, base_model: str, reporter: Silent | None = None, seeds_forget: int = 4) -> dict | None:
     """After `erase`: loss.png, the suite (or plain pictures), results.json completed, README.md card."""
     from .card import write_card
-    from .diffusion.concepts import forget_pairs, keep_prompts, vocabulary_of
+    from .diffusion.concepts import vocabulary_of
+    from .diffusion.families import family_of
     from .diffusion.pipeline import model_path
 
     folder, config = erasure.folder, erasure.config
@@ -117,11 +120,10 @@ def finish(erasure, base_model: str, reporter: Silent | None = None, seeds_forge
         report, pictures = run_pictograms(erasure.pipe, config.concept, seeds_forget, 1, reporter)
         write_report(folder, report, pictures, config.concept)
     else:
-        words = vocabulary_of(model_path(base_model))
-        prompts = [p.prompt for c in config.concept for p in forget_pairs(c, config.anchor, words)]
-        plain_pictures(
-            erasure.pipe, prompts, config.keep or keep_prompts(config.concept, words, 4), folder, config.seed
-        )
+        family, words = family_of(erasure.pipe), vocabulary_of(model_path(base_model))
+        prompts = [p.prompt for p in family.pairs(config.concept, config.anchor, words, config.seed)]
+        keep = config.keep or family.keep(config.concept, words, 4, 0)
+        plain_pictures(erasure.pipe, list(dict.fromkeys(prompts)), keep, folder, config.seed)
     results = json.loads((folder / "results.json").read_text())
     results["evaluation"] = report
     write_atomic(folder / "results.json", json.dumps(results, indent=1))

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from .concepts import Pair, Vocabulary, keep_prompts
+from .concepts import Pair, Vocabulary
 from .config import EraseConfig
-from .families import StableDiffusion
+from .families import Family
 from .reporter import Silent
 from .states import Contexts, States, draw_records, fingerprint, gather, noised_images
 
@@ -17,7 +17,7 @@ BATCH = 32  # latents drawn together
 
 
 def make_states(
-    family: StableDiffusion,
+    family: Family,
     config: EraseConfig,
     pairs: list[Pair],
     vocabulary: Vocabulary,
@@ -26,9 +26,10 @@ def make_states(
     reporter: Silent,
 ) -> States:
     """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
-    keep = config.keep or keep_prompts(config.concept, vocabulary, config.keep_latents, config.seed)
+    keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
     forget = spread(pairs, config.latents, config.seed)
-    kept = [Pair(keep[k % len(keep)], "") for k in range(config.keep_latents)]
+    kept = [keep[k % len(keep)] for k in range(config.keep_latents)]
+    kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]
     key = fingerprint(forget=[vars(p) for p in forget], kept=[p.prompt for p in kept], config=config.to_dict())
     with accelerator.main_process_first():
         states = States.load(work / "states.safetensors", key) if work else None
@@ -39,13 +40,11 @@ def make_states(
     return states
 
 
-def draw_states(
-    family: StableDiffusion, config: EraseConfig, forget: list[Pair], kept: list[Pair], reporter: Silent
-) -> States:
+def draw_states(family: Family, config: EraseConfig, forget: list[Pair], kept: list[Pair], reporter: Silent) -> States:
     """Every second forgotten latent follows its prompt, the others its anchor; kept ones follow their prompts."""
     reporter.stage("forget latents", len(forget) + len(kept))
     pictures = [load_images(source, family) for source in (config.forget_images, config.retain_images)]
-    contexts = Contexts(family, [p for pair in (*forget, *kept) for p in (pair.prompt, pair.anchor)])
+    contexts = Contexts(family, [p for pair in (*forget, *kept) for p in (pair.prompt, pair.anchor)], config.guidance)
 
     def drawn(pairs: list[Pair], steer: list[bool], seed: int) -> list[dict]:
         return draw_records(
@@ -69,7 +68,7 @@ def spread(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
     return [pairs[order[k % len(order)]] for k in range(count)]
 
 
-def load_images(source: str | None, family: StableDiffusion) -> torch.Tensor | None:
+def load_images(source: str | None, family: Family) -> torch.Tensor | None:
     """Latents of a folder of pictures or of a `datasets` name. ValueError where there are none."""
     if source is None:
         return None
@@ -87,7 +86,6 @@ def load_images(source: str | None, family: StableDiffusion) -> torch.Tensor | N
         pictures = [row["image"] for row in load_dataset(source, split="train")]
     if not pictures:
         raise ValueError(f"no pictures in {source}: expected .png, .jpg or .webp files")
-    _, height, width = family.latent_shape
-    size = (width * family.pipe.vae_scale_factor, height * family.pipe.vae_scale_factor)
-    arrays = [np.asarray(p.convert("RGB").resize(size, Image.Resampling.LANCZOS)) for p in pictures]
+    height, width = family.image_size
+    arrays = [np.asarray(p.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)) for p in pictures]
     return family.encode_images(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255)

@@ -12,15 +12,16 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
+from torch import nn
 
 from ..adapter import SemuConfig
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
-from .concepts import forget_pairs, vocabulary_of
+from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
-from .pipeline import load_pipeline, model_path
+from .pipeline import base_name, load_pipeline, model_path
 from .reporter import Silent
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -68,25 +69,26 @@ def run_erasure(
 ) -> Erasure:
     """`erase` with a config; see there."""
     started, reporter = time.time(), reporter or Silent()
-    name = pipe if isinstance(pipe, str) else getattr(pipe, "name_or_path", "") or pipe.config.get("_name_or_path", "")
-    vocabulary = vocabulary_of(model_path(str(name)))
-    pairs = []
-    for c in config.concept:  # no concept is drawn instead of, or with, another one that goes as well
-        words = vocabulary.without([other for other in config.concept if other != c])
-        pairs += forget_pairs(c, config.anchor, words, config.seed)
+    name = pipe if isinstance(pipe, str) else base_name(pipe)
     pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
-    family = family_of(pipe)
+    family, vocabulary = family_of(pipe), vocabulary_of(model_path(name))
+    if family.empty is None and config.objective == "negative":
+        raise ValueError(
+            "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
+        )
+    pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=config.tracker,
                               project_dir=folder and str(folder), cpu=pipe.device.type == "cpu")  # fmt: skip
     pipe.to(accelerator.device)
     if folder and accelerator.is_main_process:
-        prepare_folder(folder, config, overwrite, resume, str(name))
+        prepare_folder(folder, config, overwrite, resume, name)
     accelerator.wait_for_everyone()
     set_seed(config.seed)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        part.requires_grad_(False)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
     work = folder / WORK if folder else None
     try:
         states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
@@ -101,7 +103,7 @@ def run_erasure(
     facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress)}
     erasure = Erasure(pipe, config, progress, facts, folder)
     if folder and accelerator.is_main_process:
-        write_outputs(erasure, str(name))
+        write_outputs(erasure, name)
     return erasure
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from ..adapter.subspace import Basis, truncate
+from ..adapter.switch import fold
 from ..adapter.weights import lora_factors, save_atomic, semu_layers
-from .pipeline import save_lora
+from .pipeline import component, denoiser, save_lora
 
 KOHYA = "semu_kohya.safetensors"
 FORMATS = ("diffusers", "kohya", "merged")
@@ -24,9 +25,9 @@ def kohya_state(pipe, adapter_name: str = "default") -> dict[str, torch.Tensor]:
 
     One constant alpha: diffusers' own reader of this format loses per-layer alphas on attention layers.
     """
-    state = {}
-    for name, (A, B) in lora_factors(pipe.unet, adapter_name).items():
-        key = kohya_name(name)
+    state, prefix = {}, f"lora_{component(pipe)}"
+    for name, (A, B) in lora_factors(denoiser(pipe), adapter_name).items():
+        key = kohya_name(name, prefix)
         state |= {f"{key}.lora_down.weight": A, f"{key}.lora_up.weight": B * len(A), f"{key}.alpha": torch.tensor(1.0)}
     return state
 
@@ -79,7 +80,6 @@ def export(
     if format == "kohya":
         save_atomic(kohya_state(pipe, adapter_name), folder / KOHYA)
         return folder / KOHYA
-    pipe.unet.fuse_lora(adapter_names=[adapter_name], safe_fusing=True)
-    pipe.unet.unload_lora()
+    fold(denoiser(pipe), adapter_name)
     pipe.save_pretrained(folder)
     return folder

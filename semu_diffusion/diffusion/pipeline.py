@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from ..adapter.switch import set_strength
 from ..adapter.weights import LORA, SemuConfig, lora_factors, lora_metadata
 from ..adapter.weights import load_adapter as _load_adapter
 
@@ -18,11 +20,29 @@ def model_path(model: str) -> str:
     return str(ASSETS / model) if model == EMBEDDED else model
 
 
+def base_name(pipe) -> str:
+    """Where a pipeline was loaded from; "" if it was built by hand."""
+    return str(getattr(pipe, "name_or_path", "") or pipe.config.get("_name_or_path") or "")
+
+
+def component(pipe) -> str:
+    """The pipeline's name for its denoiser: "unet" or "transformer". ValueError where it has neither."""
+    found = next((part for part in ("unet", "transformer") if getattr(pipe, part, None) is not None), None)
+    if found is None:
+        raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer")
+    return found
+
+
+def denoiser(pipe) -> nn.Module:
+    """The model that is erased from."""
+    return getattr(pipe, component(pipe))
+
+
 def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = torch.float32):
     """A diffusers pipeline from the embedded name, a folder, or a Hub id.
 
     Raises:
-        ValueError: nothing there, or not a text-to-image pipeline.
+        ValueError: nothing there, or not a diffusers pipeline.
     """
     from diffusers import DiffusionPipeline
 
@@ -49,19 +69,24 @@ def check_device(name: str | None) -> torch.device:
 
 
 def load_adapter(pipe, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> SemuConfig:
-    """Puts a SEMU adapter on a pipeline's UNet, frozen and active, at the given strength.
+    """Puts a SEMU adapter on a pipeline's denoiser, frozen and active, at the given strength.
 
     Raises:
         ValueError: a missing or damaged file, or an adapter for another model (names the first layer that differs).
     """
-    config = _load_adapter(pipe.unet, path, adapter_name)
+    config = _load_adapter(denoiser(pipe), path, adapter_name)
     set_scale(pipe, scale, adapter_name)
     return config
 
 
 def set_scale(pipe, scale: float, adapter_name: str = "default") -> None:
     """W + scale * U R V^T from now on."""
-    pipe.unet.set_adapters([adapter_name], [scale])
+    set_strength(denoiser(pipe), scale, adapter_name)
+
+
+def has_lora(pipe) -> bool:
+    """Whether plain diffusers loads a LoRA into this pipeline."""
+    return hasattr(pipe, "load_lora_weights")
 
 
 def save_lora(pipe, folder: str | Path, adapter_name: str = "default", uniform: bool = False) -> Path:
@@ -69,17 +94,22 @@ def save_lora(pipe, folder: str | Path, adapter_name: str = "default", uniform: 
 
     Ranks differ by layer; they are in the file's header, which diffusers reads since 0.36. `uniform` pads all factors
     with zeros to the highest rank instead, for older ones.
+
+    Raises:
+        ValueError: diffusers has no LoRA for this pipeline, or none that can express a layer.
     """
-    factors = lora_factors(pipe.unet, adapter_name)
+    if not has_lora(pipe):
+        raise ValueError(f"{type(pipe).__name__} loads no LoRA in diffusers; use the native adapter, or merge it")
+    part = component(pipe)
+    factors = lora_factors(denoiser(pipe), adapter_name)
     if uniform:
         factors = pad_factors(factors)
     layers = {}
     for name, (A, B) in factors.items():
         layers |= {f"{name}.lora_A.weight": A.cpu(), f"{name}.lora_B.weight": B.cpu().contiguous()}
     temporary = f"{LORA.removesuffix('.safetensors')}.tmp.safetensors"
-    type(pipe).save_lora_weights(
-        str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=lora_metadata(factors), weight_name=temporary
-    )
+    arguments = {f"{part}_lora_layers": layers, f"{part}_lora_adapter_metadata": lora_metadata(factors)}
+    type(pipe).save_lora_weights(str(folder), **arguments, weight_name=temporary)
     return (Path(folder) / temporary).replace(Path(folder) / LORA)
 
 

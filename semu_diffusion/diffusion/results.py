@@ -12,7 +12,7 @@ import torch
 
 from ..adapter.subspace import Basis
 from ..adapter.weights import save_adapter, semu_layers, write_atomic
-from .pipeline import save_lora
+from .pipeline import denoiser, has_lora, save_lora
 
 WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
 VERSIONS = ("semu-diffusion", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
@@ -51,8 +51,9 @@ def versions() -> dict[str, str]:
 def write_outputs(erasure, base_model: str) -> None:
     """Adapter, LoRA and results.json; the working files go away last."""
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
-    save_adapter(erasure.pipe.unet, folder, about=about)
-    save_lora(erasure.pipe, folder)
+    save_adapter(denoiser(erasure.pipe), folder, about=about)
+    if has_lora(erasure.pipe):
+        save_lora(erasure.pipe, folder)
     machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(erasure.pipe.device)}
     results = {
         "base_model": base_model,

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from ..adapter.weights import save_atomic
 from .concepts import Pair
-from .families import StableDiffusion
+from .families import Conditions, Family, join, moved, select
 
 FORGET, KEEP, ANCHOR, EMPTY, REMAIN = range(5)  # kinds of records
 
@@ -27,7 +27,8 @@ class States:
     """Records for training: where (x, t), under which prompt, and what the frozen model says there.
 
     x (N, C, H, W); t (N,); prompt (N,) rows of `contexts`; kind (N,); concept, anchor, empty (N, C, H, W):
-    predictions for the record's own prompt, its anchor and "". contexts (P, tokens, width).
+    predictions for the record's own prompt, its anchor and "" (the own prompt's, where the model knows no empty one).
+    contexts: what the P prompts became for the model, each tensor (P, ...).
     """
 
     x: torch.Tensor
@@ -37,7 +38,7 @@ class States:
     concept: torch.Tensor
     anchor: torch.Tensor
     empty: torch.Tensor
-    contexts: torch.Tensor
+    contexts: Conditions
 
     def of_kind(self, *kinds: int) -> torch.Tensor:
         """Indices of the records of these kinds."""
@@ -45,7 +46,9 @@ class States:
 
     def save(self, path: Path, key: str) -> None:
         """Writes everything to one safetensors file, with the key that tells what it was made from."""
-        save_atomic({f.name: getattr(self, f.name) for f in fields(self)}, path, {"key": key})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "contexts"}
+        tensors |= {f"contexts.{name}": value for name, value in self.contexts.items()}
+        save_atomic(tensors, path, {"key": key})
 
     @classmethod
     def load(cls, path: Path, key: str) -> States | None:
@@ -55,7 +58,9 @@ class States:
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("key") != key:
                 return None
-            return cls(**{f.name: file.get_tensor(f.name) for f in fields(cls)})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        contexts = {k.removeprefix("contexts."): tensors.pop(k) for k in list(tensors) if k.startswith("contexts.")}
+        return cls(**tensors, contexts=contexts)
 
 
 def fingerprint(**facts) -> str:
@@ -64,19 +69,25 @@ def fingerprint(**facts) -> str:
 
 
 class Contexts:
-    """Encodes each prompt once and hands out row numbers."""
+    """Encodes each prompt once and hands out row numbers; the empty prompt is row 0 where the model knows one."""
 
-    def __init__(self, family: StableDiffusion, prompts: list[str]):
-        self.rows = {p: i for i, p in enumerate(dict.fromkeys(["", *prompts]))}
-        self.values = family.encode(list(self.rows))
+    def __init__(self, family: Family, prompts: list[str], guidance: float = 3.5):
+        first = [] if family.empty is None else [family.empty]
+        self.empty = first[0] if first else None
+        self.rows = {p: i for i, p in enumerate(dict.fromkeys([*first, *prompts]))}
+        self.values = family.encode(list(self.rows), guidance)
 
     def __getitem__(self, prompts: list[str]) -> torch.Tensor:
         return torch.tensor([self.rows[p] for p in prompts])
 
+    def empties(self, rows: torch.Tensor) -> torch.Tensor:
+        """The empty prompt's row as often as there are rows (N,); the rows themselves where there is none."""
+        return rows if self.empty is None else self[[self.empty]].repeat(len(rows))
+
 
 @torch.no_grad()
 def trajectory(
-    family: StableDiffusion,
+    family: Family,
     contexts: Contexts,
     prompts: list[str],
     anchors: list[str],
@@ -85,43 +96,49 @@ def trajectory(
     guidance: float,
     generator: torch.Generator,
 ) -> list[dict[str, torch.Tensor]]:
-    """Draws one latent per prompt with guided DDIM and records each of its states with three predictions.
+    """Draws one latent per prompt with the guided sampler and records each of its states with three predictions.
 
     Args:
         steer: True where the trajectory follows the prompt, False where it follows the anchor: once the concept is
             gone, the prompt leads through the anchor's states, so forgetting has to hold there too.
-        steps: Sampler steps; their times are shifted at random per latent, so that all of [0, 1000) is met.
+        steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
+        guidance: Classifier-free, for families that do it; others follow the prediction itself.
     """
-    device, values = family.model.device, contexts.values
+    device, dtype = family.model.device, family.model.dtype
     rows, other = contexts[prompts], contexts[anchors]
-    c, a, e = values[rows], values[other], values[contexts[[""] * len(rows)]]
+    own = (rows, other, contexts.empties(rows))
+    values = tuple(select(contexts.values, r) for r in own)
     follow = torch.tensor(steer, device=device)[:, None, None, None]
-    x = torch.randn(len(rows), *family.latent_shape, generator=generator).to(device, c.dtype)
+    x = torch.randn(len(rows), *family.latent_shape, generator=generator).to(device, dtype)
     shift = torch.rand(len(rows), generator=generator)
-    times = [((k + shift) / steps * len(family.alphas)).long().to(device) for k in reversed(range(steps))]
+    times = [family.times((k + shift) / steps).to(device) for k in reversed(range(steps))]
     records = []
     for t, s in zip(times, [*times[1:], torch.full_like(times[0], -1)], strict=True):
-        concept, anchor, empty = predict_distinct(family, x, t, (c, a, e), (rows, other, torch.zeros_like(rows)))
+        concept, anchor, empty = predict_distinct(family, x, t, values, own)
         records.append(
             {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
         )
-        guided = empty + guidance * (torch.where(follow, concept, anchor) - empty)
-        x = family.step(x.float(), guided.float(), t, s).to(c.dtype)
+        led = torch.where(follow, concept, anchor)
+        if family.guided:
+            led = empty + guidance * (led - empty)
+        x = family.step(x.float(), led.float(), t, s).to(dtype)
     return records
 
 
-def predict_distinct(family, x, t, contexts: tuple, rows: tuple) -> list[torch.Tensor]:
+def predict_distinct(
+    family: Family, x: torch.Tensor, t: torch.Tensor, contexts: tuple[Conditions, ...], rows: tuple[torch.Tensor, ...]
+) -> list[torch.Tensor]:
     """Predictions of a batch under several contexts; those that are the same for the whole batch run once."""
     distinct = {tuple(r.tolist()): i for i, r in reversed(list(enumerate(rows)))}
     run = sorted(distinct.values())
-    parts = family.predict(x.repeat(len(run), 1, 1, 1), t.repeat(len(run)), torch.cat([contexts[i] for i in run]))
+    parts = family.predict(x.repeat(len(run), 1, 1, 1), t.repeat(len(run)), join([contexts[i] for i in run]))
     found = dict(zip(run, parts.chunk(len(run)), strict=True))
     return [found[distinct[tuple(r.tolist())]] for r in rows]
 
 
 @torch.no_grad()
 def noised_images(
-    family: StableDiffusion,
+    family: Family,
     contexts: Contexts,
     latents: torch.Tensor,
     pair: Pair,
@@ -129,15 +146,16 @@ def noised_images(
     generator: torch.Generator,
 ) -> list[dict[str, torch.Tensor]]:
     """The same records from given pictures: their latents (N, C, H, W) noised to `steps` random times each."""
-    device, values, n = family.model.device, contexts.values, len(latents)
+    device, dtype, n = family.model.device, family.model.dtype, len(latents)
     rows, other = contexts[[pair.prompt] * n], contexts[[pair.anchor] * n]
-    c, a, e = values[rows], values[other], values[contexts[[""] * n]]
+    own = (rows, other, contexts.empties(rows))
+    values = tuple(select(contexts.values, r) for r in own)
     records = []
     for k in range(steps):
-        t = ((k + torch.rand(n, generator=generator)) / steps * len(family.alphas)).long().to(device)
+        t = family.times((k + torch.rand(n, generator=generator)) / steps).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
-        x = family.noised(latents, noise, t).to(c.dtype)
-        concept, anchor, empty = predict_distinct(family, x, t, (c, a, e), (rows, other, torch.zeros_like(rows)))
+        x = family.noised(latents, noise, t).to(dtype)
+        concept, anchor, empty = predict_distinct(family, x, t, values, own)
         truth = family.truth(latents, noise, t)
         records.append(
             {
@@ -155,7 +173,7 @@ def noised_images(
 
 
 def draw_records(
-    family: StableDiffusion,
+    family: Family,
     contexts: Contexts,
     pairs: list[Pair],
     steer: list[bool],
@@ -181,13 +199,14 @@ def gather(forget: list[dict], keep: list[dict], remain: list[dict], contexts: C
     A trajectory of the concept also tells what must stay on it: the answers to the anchor and to the empty prompt.
     """
     rows: list[tuple[dict, int, torch.Tensor, torch.Tensor]] = []  # (record, kind, prompt, own prediction)
-    for r in forget:
-        zero = torch.zeros_like(r["prompt"])
-        rows += [(r, FORGET, r["prompt"], r["concept"]), (r, EMPTY, zero, r["empty"])]
-        if (r["other"] != 0).any():
-            rows.append((r, ANCHOR, r["other"], r["anchor"]))
-    for r in keep:
-        rows += [(r, KEEP, r["prompt"], r["concept"]), (r, EMPTY, torch.zeros_like(r["prompt"]), r["empty"])]
+    for kind, records in ((FORGET, forget), (KEEP, keep)):
+        for r in records:
+            empty = contexts.empties(r["prompt"])
+            rows.append((r, kind, r["prompt"], r["concept"]))
+            if contexts.empty is not None:
+                rows.append((r, EMPTY, empty, r["empty"]))
+            if kind == FORGET and (contexts.empty is None or (r["other"] != empty).any()):
+                rows.append((r, ANCHOR, r["other"], r["anchor"]))
     rows += [(r, REMAIN, r["prompt"], r["truth"]) for r in remain]
     cat = lambda parts: torch.cat([p.detach().cpu() for p in parts])  # noqa: E731
     return States(
@@ -198,5 +217,5 @@ def gather(forget: list[dict], keep: list[dict], remain: list[dict], contexts: C
         concept=cat(own for *_, own in rows),
         anchor=cat(r["anchor"] for r, *_ in rows),
         empty=cat(r["empty"] for r, *_ in rows),
-        contexts=contexts.values.cpu(),
+        contexts=moved(contexts.values, "cpu"),
     )

@@ -15,7 +15,7 @@ from torch import nn
 from ..adapter.subspace import Basis, captured, extend, find_basis, gradients, matrix, param_groups
 from ..adapter.weights import save_atomic, semu_layers
 from .config import EraseConfig
-from .families import StableDiffusion
+from .families import Family, moved, select
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
 
@@ -43,15 +43,13 @@ class Progress:
 class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
-    def __init__(
-        self, family: StableDiffusion, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path
-    ):
+    def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path):
         self.family, self.config, self.states = family, config, states
         self.accelerator, self.folder = accelerator, folder
         parts = config.accumulate * accelerator.num_processes
         if config.batch_size % parts:
             raise ValueError(f"batch-size must be a multiple of accumulate times processes, here {parts}")
-        self.contexts = states.contexts.to(accelerator.device)
+        self.contexts = moved(states.contexts, accelerator.device)
         order = states.of_kind(FORGET)
         order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(config.seed))]
         held = min(HELD_OUT, len(order) // 4)
@@ -67,7 +65,7 @@ class Trainer:
         device, s = self.accelerator.device, self.states
         x, t = s.x[index].to(device), s.t[index].to(device)
         with self.accelerator.autocast():
-            return model(x, t, self.contexts[s.prompt[index].to(device)]).sample
+            return self.family.call(model, x, t, select(self.contexts, s.prompt[index].to(device)))
 
     def targets(self, index: torch.Tensor) -> torch.Tensor:
         """Where forgotten records shall go."""
