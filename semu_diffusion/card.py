@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .adapter.weights import write_atomic
+from .adapter.weights import LORA, write_atomic
 from .suites import ROWS
 
 CARD = """---
@@ -18,27 +18,19 @@ tags: [semu, unlearning, concept-erasure, lora]
 # {base} without {concepts}
 
 A SEMU adapter (Singular Value Decomposition for Efficient Machine Unlearning, arXiv 2502.07587): W' = W + U R V^T in
-{layers} layers, {trained:,} trained numbers ({percent:.2f} % of the UNet). It answers prompts for {concepts} with
+{layers} layers, {trained:,} trained numbers ({percent:.2f} % of the model). It answers prompts for {concepts} with
 {anchor}.
 
 ![before and after](before_after.png)
 
 ## Use
 
-Plain diffusers:
+{plain}With semu-diffusion (native adapter, any strength):
 
 ```python
-from diffusers import DiffusionPipeline
+from semu_diffusion import load_adapter, load_pipeline
 
-pipe = DiffusionPipeline.from_pretrained("{base}")
-pipe.load_lora_weights("this folder or repository")
-```
-
-With semu-diffusion (native adapter, any strength):
-
-```python
-from semu_diffusion import load_adapter
-
+pipe = load_pipeline("{base}")
 load_adapter(pipe, "this folder", scale=1.0)
 ```
 
@@ -52,6 +44,18 @@ load_adapter(pipe, "this folder", scale=1.0)
 
 Measured with plain prompts. Adversarial prompts, textual inversion, image guidance and fine-tuning were not tried on
 this adapter, and whoever has the base model can leave the adapter out.
+"""
+
+# Only where diffusers has a LoRA loader for the pipeline, so that the folder has the file.
+PLAIN = """Plain diffusers:
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{base}")
+pipe.load_lora_weights("this folder or repository")
+```
+
 """
 
 
@@ -77,6 +81,7 @@ def write_card(folder: Path, results: dict) -> None:
     left = training["left"]
     text = CARD.format(
         base=results["base_model"],
+        plain=PLAIN.format(base=results["base_model"]) if (folder / LORA).is_file() else "",
         concepts=" and ".join(options["concept"]),
         layers=training["layers"],
         trained=training["trained"],

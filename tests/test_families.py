@@ -8,7 +8,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny_families import CLASSES, FAMILIES, SIZE, build_family, load_family
 
 from semu_diffusion import draw, erase, load_adapter, set_scale
+from semu_diffusion.adapter import SemuConfig, find_layers
 from semu_diffusion.adapter.weights import LORA, semu_layers
+from semu_diffusion.card import write_card
+from semu_diffusion.diffusion.config import TARGETS
 from semu_diffusion.diffusion.export import export
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import denoiser
@@ -125,6 +128,24 @@ def test_merged_is_the_adapter_without_its_layers(name, folders, erased, tmp_pat
     assert not semu_layers(denoiser(pipe))
     merged = load_family(tmp_path)
     torch.testing.assert_close(predict(merged), predict(result.pipe), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd3", "flux", "pixart", "classes"])
+def test_presets_name_attention_layers(name, folders):
+    model = denoiser(load_family(folders(name)))
+    find = lambda preset: set(find_layers(model, SemuConfig(target_modules=TARGETS[preset])))  # noqa: E731
+    cross, attention = find("cross-attention"), find("attention")
+    assert cross <= attention < find("all")
+    assert bool(cross) == (name != "classes")  # whose label goes in with the time
+    assert all("attn" in layer or "attentions" in layer for layer in attention)
+    assert not any(part in layer for layer in attention for part in ("mlp", "ff", "norm"))
+
+
+@pytest.mark.parametrize("name", ["flux", "classes"])
+def test_the_card_shows_what_the_folder_has(name, erased):
+    _, output, *_ = erased(name)
+    write_card(output, json.loads((output / "results.json").read_text()))
+    assert ("load_lora_weights" in (output / "README.md").read_text()) == (name in WITH_LORA)
 
 
 # ------------------------------------------------------------------------------ as the pipeline calls it

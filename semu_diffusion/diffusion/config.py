@@ -12,8 +12,8 @@ from .objectives import OBJECTIVES
 # Layers by name, as regexes that are searched for in the layer's name.
 TARGETS = {
     "all": r".*",
-    "cross-attention": r".*attn2.*",
-    "attention": r".*attn[12].*",
+    "cross-attention": r".*(attn2|attn\.add_[qkv]_proj|attn\.to_add_out).*",  # the latter: SD3, FLUX
+    "attention": r".*(attn[12]|attn\.|attentions\.\d+\.to_).*",  # the latter: FLUX, UNet2DModel
     "convolutions": r".*(conv|resnets).*",
     "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
 }
@@ -35,7 +35,9 @@ class EraseConfig:
 
     # what
     concept: list[str] = option(list, "What to forget: a word, '... style', or a .txt file of prompts. Repeatable.")
-    anchor: str = option("", "What to draw instead: a word, 'random', or nothing (the prompt without the concept).")
+    anchor: str = option(
+        "", "What to draw instead: a word, 'random', 'next' (of classes), or nothing (without the concept)."
+    )
     keep: list[str] = option(list, "Prompts to keep; default: made from the model's vocabulary. Repeatable.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
     retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
