@@ -32,7 +32,7 @@ class UnlearnConfig:
     damping: float = option(1e-2, "Damping of the remain geometry, relative.")
     gradient: str = option("random", f"Labels of the gradient that gives the basis: {', '.join(GRADIENTS)}.")
     # training
-    epochs: int = option(30, "Most passes over the forget set.")
+    epochs: int = option(60, "Most passes over the forget set.")
     lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(64, "Forgotten, and as many kept, examples per step.")
     stop: str = option("confidence", f"What of the forget set is to reach that of unseen data: {', '.join(STOPS)}.")

@@ -182,7 +182,7 @@ class Unlearner:
     def forward_kept(self) -> None:
         """Runs the model on inputs like those that must stay."""
         order = torch.randperm(len(self.kept), generator=torch.Generator().manual_seed(self.config.seed))
-        for x, _ in batches(self.kept, 32, order[:KEPT]):
+        for x, _ in batches(self.kept, 16, order[:KEPT]):
             self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
