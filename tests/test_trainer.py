@@ -263,7 +263,7 @@ def killed(tiny_model, tmp_path_factory):
     arguments = ["erase", "--concept", "cigarette", "--no-evaluate", "--quiet", *flags(**options)]
     process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments, "--output", str(output)], env=ENVIRONMENT)
     checkpoint = output / ".work" / "checkpoint.safetensors"
-    limit = time.time() + 120
+    limit = time.time() + 600
     while not checkpoint.exists() and process.poll() is None and time.time() < limit:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
