@@ -44,7 +44,7 @@ SIZE = 64  # pixels
 
 def article(noun: str) -> str:
     """The noun with its indefinite article: "an apple", "a rocket"."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
 def caption(obj: str | None = None, style: str | None = None) -> str:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..pictograms import article
+
 # (subject and style, subject alone, style alone): {a} is the subject with its article, {o} without.
 TEMPLATES = (
     ("a picture of {a} in {style} style", "a picture of {a}", "a picture in {style} style"),
@@ -59,11 +61,6 @@ def vocabulary_of(model: str | Path) -> Vocabulary:
         return COMMON
     words = json.loads(file.read_text())
     return Vocabulary(tuple(words["subjects"]), tuple(words["styles"]))
-
-
-def article(noun: str) -> str:
-    """The noun with its indefinite article."""
-    return f"{'an' if noun[:1].lower() in tuple('aeiou') else 'a'} {noun}"
 
 
 def phrase(subject: str | None, style: str | None, template: int = 0) -> str:
