@@ -28,6 +28,7 @@ from pictograms_models import (
     LATENT_CHANNELS,
     TOKENS,
     make_autoencoder,
+    make_sampler,
     make_scheduler,
     make_text_encoder,
     make_tokenizer,
@@ -152,9 +153,17 @@ def chroma(images: torch.Tensor) -> torch.Tensor:
 
 
 def picture_loss(drawn: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """L1 of the pixels, of their chroma (else colours come last) and, at half weight, of their differences."""
+    """L1 of the pixels, of their chroma and, at half weight, of their differences; L2 of the coarse colours."""
     sharp = sum(F.l1_loss(a, b) for a, b in zip(edges(drawn), edges(true), strict=True))
-    return F.l1_loss(drawn, true) + F.l1_loss(chroma(drawn), chroma(true)) + 0.5 * sharp
+    coarse = F.mse_loss(F.avg_pool2d(drawn, 8), F.avg_pool2d(true, 8))  # L1 alone greys the rarer colours
+    return F.l1_loss(drawn, true) + F.l1_loss(chroma(drawn), chroma(true)) + 0.5 * sharp + 4 * coarse
+
+
+def colour_guide(latents: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Asks the last two latent channels for the coarse red-blue and green-magenta, which come last by themselves."""
+    r, g, b = F.avg_pool2d(images, 8).unbind(1)
+    wanted = torch.stack([r - b, 2 * g - r - b], 1)  # (B, 2, 8, 8)
+    return F.mse_loss(latents[:, -2:], wanted)
 
 
 def stage_autoencoder(args) -> None:
@@ -164,12 +173,14 @@ def stage_autoencoder(args) -> None:
     vae = vae.to(args.device, memory_format=torch.channels_last)
 
     def loss(step: int) -> torch.Tensor:
-        i = indices(len(pictures), 16, step, args.seed, args.accelerator.process_index)
+        i = indices(len(pictures), 8, step, args.seed, args.accelerator.process_index)
         images = (pictures[i].to(args.device) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         latents = vae.encode(images).latent_dist
-        return picture_loss(vae.decode(latents.sample()).sample, images) + 3e-4 * latents.kl().mean() / 512
+        drawn = vae.decode(latents.sample()).sample
+        guide = colour_guide(latents.mean, images)
+        return picture_loss(drawn, images) + 0.2 * guide + 3e-4 * latents.kl().mean() / latents.mean[0].numel()
 
-    fit("autoencoder", vae, loss, args, args.steps or 4000, lr=1.5e-3)
+    fit("autoencoder", vae, loss, args, args.steps or 8000, lr=1.2e-3)
 
 
 @torch.no_grad()
@@ -254,7 +265,7 @@ def build_pipeline(args) -> StableDiffusionPipeline:
         model["text_encoder"],
         tokenizer,
         model["unet"],
-        make_scheduler(),
+        make_sampler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

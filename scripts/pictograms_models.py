@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from semu_diffusion.pictograms import OBJECTS, SIZE, STYLES, SYNONYMS
 
 TOKENS = 32  # length of a tokenized caption
-LATENT_CHANNELS = 8  # with 4, colours come very late in the autoencoder's training
+LATENT_CHANNELS = 12  # with 4 or 8, colours come very late in the autoencoder's training
 
 
 def make_autoencoder() -> AutoencoderKL:
-    """f8 autoencoder without attention: (3, 64, 64) <-> (8, 8, 8)."""
+    """f8 autoencoder without attention: (3, 64, 64) <-> (12, 8, 8)."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -29,7 +29,7 @@ def make_autoencoder() -> AutoencoderKL:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Cross-attention UNet on (8, 8, 8) latents, 7.2 M weights."""
+    """Cross-attention UNet on (12, 8, 8) latents, 7.2 M weights."""
     return UNet2DConditionModel(
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -90,3 +90,8 @@ def make_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+
+
+def make_sampler() -> DPMSolverMultistepScheduler:
+    """The scheduler that ships: DPM-Solver++ 2M (arXiv 2211.01095), good pictures in 10 steps."""
+    return DPMSolverMultistepScheduler.from_config(make_scheduler().config)

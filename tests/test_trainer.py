@@ -19,7 +19,7 @@ from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.cli import main
 from semu_diffusion.diffusion.config import TARGETS
 from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
-from semu_diffusion.diffusion.trainer import Trainer
+from semu_diffusion.diffusion.trainer import Progress, Trainer
 
 MAIN = "from semu_diffusion.cli import main; main()"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -224,8 +224,19 @@ def test_a_refresh_grows_the_bases_without_a_jump(tiny_model, monkeypatch):
 def test_the_run_stops_once_the_concept_is_gone(tiny_model, monkeypatch):
     shares = iter([0.9, 0.1, 0.6, 0.2, 0.15, 0.1])
     monkeypatch.setattr(Trainer, "share_left", lambda self, model: next(shares))
-    result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1)
-    assert result.progress.step == 50 and result.facts["left"] == 0.15
+    result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1, cooldown=7)
+    assert result.progress.reached == 50 and result.progress.step == 57
+
+
+def test_the_learning_rate_falls_to_zero_after_the_stop_rule_or_at_the_last_step():
+    trainer = Trainer.__new__(Trainer)
+    trainer.config = EraseConfig(concept="cat", steps=100, cooldown=20)
+    rates = [trainer.rate(Progress(step)) for step in range(100)]
+    assert rates[0] == 0.1 and rates[10:81] == [1.0] * 71 and rates[-1] == pytest.approx(1 / 20)
+    cooling = [trainer.rate(Progress(step, reached=30)) for step in range(30, 50)]
+    assert cooling == pytest.approx([1 - k / 20 for k in range(20)]) and trainer.end(Progress(reached=30)) == 50
+    assert trainer.end(Progress(reached=95)) == 100
+    assert trainer.rate(Progress(40, refreshes=1)) == 0.2
 
 
 # ------------------------------------------------------------------------------------------- interruptions

@@ -65,6 +65,7 @@ class EraseConfig:
     batch_size: int = option(16, "Forgotten, and as many kept, records per step, over all processes.")
     accumulate: int = option(1, "Gradient accumulation steps.")
     stop_at: float = option(0.2, "Stop once this share of the way to the target is left in held-out predictions.")
+    cooldown: int = option(40, "Steps over which the learning rate falls to 0 once that is reached.")
     latents: int = option(64, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(96, "Latents of other things.")
     sampler_steps: int = option(12, "Sampler steps of those latents.")
@@ -90,6 +91,7 @@ class EraseConfig:
                 "alpha must be above 0; keep-weight and beta not below",
             ),
             (self.steps >= 1, "steps must be at least 1"),
+            (self.cooldown >= 0, "cooldown must not be negative"),
             (self.lr > 0, "lr must be above 0"),
             (self.batch_size >= 1 and self.accumulate >= 1, "batch-size and accumulate must be at least 1"),
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ class Progress:
 
     step: int = 0
     refreshes: int = 0
+    reached: int = 0  # the step at which the stop rule was met, 0 before
     history: list[dict] = field(default_factory=list)
 
 
@@ -137,13 +138,18 @@ class Trainer:
     def optimizer(self) -> torch.optim.Adam:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
-    def rate(self, step: int, refreshes: int) -> float:
-        """Cosine from 1 to 0.1 after ten steps of warm-up; a fifth after each refresh."""
-        decay = 0.55 + 0.45 * torch.cos(torch.tensor(torch.pi * step / self.config.steps)).item()
-        return min(1.0, (step + 1) / 10) * decay / 5**refreshes
+    def end(self, progress: Progress) -> int:
+        """The last step: `cooldown` steps after the stop rule was met, `config.steps` at the latest."""
+        last = self.config.steps
+        return min(progress.reached + self.config.cooldown, last) if progress.reached else last
+
+    def rate(self, progress: Progress) -> float:
+        """Ten steps of warm-up, then constant; falls linearly over the last `cooldown` steps; / 5 per refresh."""
+        left = (self.end(progress) - progress.step) / max(self.config.cooldown, 1)
+        return min(1.0, (progress.step + 1) / 10, left) / 5**progress.refreshes
 
     def train(self, report: Callable[[dict], None]) -> Progress:
-        """Runs to the stop rule or `config.steps`; `report` gets a row per step.
+        """Runs until the stop rule and the cooldown after it are done; `report` gets a row per step.
 
         Raises:
             FloatingPointError: the loss is not finite; the last checkpoint is left as it is.
@@ -151,20 +157,21 @@ class Trainer:
         progress, optimizer = Progress(), self.optimizer()
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
-        while progress.step < self.config.steps and not self.done(progress):
+        while progress.step < self.end(progress):
             if self.needs_refresh(progress):
                 self.refresh_basis(progress)
                 optimizer = self.optimizer()
                 base = [group["lr"] for group in optimizer.param_groups]
             model, prepared = self.accelerator.prepare(self.family.model, optimizer)
-            while progress.step < self.config.steps and not self.done(progress):
+            while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
-                    group["lr"] = lr * self.rate(progress.step, progress.refreshes)
+                    group["lr"] = lr * self.rate(progress)
                 row = self.step(model, prepared, progress.step)
                 progress.step += 1
                 if progress.step % CHECK_EVERY == 0:
                     row["left"] = self.share_left(self.family.model)
                 progress.history.append(row)
+                progress.reached = progress.reached or progress.step * self.met(progress)
                 report(row)
                 if progress.step % self.config.save_every == 0:
                     self.save(optimizer, progress)
@@ -193,7 +200,7 @@ class Trainer:
         optimizer.zero_grad()
         return row
 
-    def done(self, progress: Progress) -> bool:
+    def met(self, progress: Progress) -> bool:
         """True once the last two measurements are at or below `stop_at`."""
         left = [row["left"] for row in progress.history if "left" in row]
         return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at
@@ -203,7 +210,7 @@ class Trainer:
     def needs_refresh(self, progress: Progress) -> bool:
         """True at a third of the steps after the last basis, while refreshes are left."""
         due = (progress.refreshes + 1) * self.config.steps // (self.config.refresh + 1)
-        return progress.refreshes < self.config.refresh and progress.step >= due and not self.done(progress)
+        return progress.refreshes < self.config.refresh and progress.step >= due and not progress.reached
 
     def refresh_basis(self, progress: Progress) -> None:
         """Extends bases that capture too little of the adapted model's gradient; training goes on at a lower rate."""
@@ -239,8 +246,7 @@ class Trainer:
             moments = {k: state[k] for k in ("step", "exp_avg", "exp_avg_sq") if k in state}
             parts = {"U": layer.semu_U["default"], "V": layer.semu_V["default"], "R": layer.semu_R["default"]}
             tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
-        header = {"step": progress.step, "refreshes": progress.refreshes, "history": progress.history}
-        save_atomic(tensors, self.checkpoint, {"progress": json.dumps(header)})
+        save_atomic(tensors, self.checkpoint, {"progress": json.dumps(asdict(progress))})
 
     def resume(self, optimizer: torch.optim.Adam, progress: Progress, base: list[float]):
         """Puts back what `save` wrote, where there is such a file; returns the progress and the base rates."""
