@@ -230,7 +230,7 @@ def stage_unet(args) -> None:
 
     def loss(step: int) -> torch.Tensor:
         rank = args.accelerator.process_index
-        i = indices(len(latents), 64, step, args.seed + 2, rank)
+        i = indices(len(latents), 32, step, args.seed + 2, rank)
         rng = np.random.default_rng([args.seed, step, rank])
         texts = [random_caption(OBJECTS[objects[j]], STYLES[styles[j]], rng) for j in i]
         t = (torch.from_numpy((rng.random() + np.arange(len(i))) % len(i) / len(i)) * 1000).long().to(device)
@@ -243,7 +243,7 @@ def stage_unet(args) -> None:
         weight = (snr.clamp(max=5) / snr).clamp(max=1)
         return (weight * (predicted.float() - noise).square().mean((1, 2, 3))).mean()
 
-    fit("unet", model, loss, args, args.steps or 6000, lr=1.2e-3)
+    fit("unet", model, loss, args, args.steps or 12000, lr=1e-3)
 
 
 def build_pipeline(args) -> StableDiffusionPipeline:

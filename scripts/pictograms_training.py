@@ -13,8 +13,9 @@ from torch import nn
 
 
 def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up over 200 steps, then linear to 0."""
-    rate = lambda k: min((k + 1) / 200, max(0.0, 1 - k / steps))  # noqa: E731
+    """Warm-up over 200 steps (of a short run, a tenth), then linear to 0."""
+    warm = min(200, max(1, steps // 10))
+    rate = lambda k: min((k + 1) / warm, max(0.0, 1 - k / steps))  # noqa: E731
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
