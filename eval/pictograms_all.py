@@ -28,8 +28,8 @@ KEYS = ("UA", "IRA", "CRA", "neighbours", "context", "FID", "drift")
 CACHE: dict = {}  # the base model's pictures, per worker process
 
 
-def erase_and_score(concept: str, options: dict, seeds: int, threads: int) -> dict:
-    """One concept: a fresh pipeline, `erase`, the pictograms suite; nothing is written."""
+def erase_and_score(concept: str, options: dict, seeds: int, threads: int, adapters: Path | None = None) -> dict:
+    """One concept: a fresh pipeline, `erase`, the pictograms suite; the adapter is written where there is a folder."""
     import torch
 
     from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
@@ -37,7 +37,8 @@ def erase_and_score(concept: str, options: dict, seeds: int, threads: int) -> di
 
     torch.set_num_threads(threads)
     pipe = load_pipeline("pictograms")
-    erasure = run_erasure(pipe, EraseConfig(concept=concept, **options))
+    folder = adapters and adapters / concept.replace(" ", "-")
+    erasure = run_erasure(pipe, EraseConfig(concept=concept, **options), folder, overwrite=True)
     report, _ = run_pictograms(pipe, [concept], seeds_forget=seeds, cache=CACHE)
     training = {k: erasure.facts[k] for k in ("seconds", "steps", "left", "layers", "trained", "trained_percent")}
     return {"concept": concept, "training": training, **report}
@@ -110,6 +111,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="pictures per forgotten prompt")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="concepts at a time")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
+    parser.add_argument("--adapters", type=Path, help="a folder to leave the adapters in, one per concept")
     parser.add_argument("--output", type=Path, default=Path("eval/results/pictograms.json"))
     return parser.parse_args()
 
@@ -124,7 +126,7 @@ def main() -> None:
             rows = old["rows"]
     todo = [c for c in args.concept or CONCEPTS if c not in {r["concept"] for r in rows}]
     with ProcessPoolExecutor(args.workers) as pool:
-        jobs = {pool.submit(erase_and_score, c, options, args.seeds, args.threads): c for c in todo}
+        jobs = {pool.submit(erase_and_score, c, options, args.seeds, args.threads, args.adapters): c for c in todo}
         for job in as_completed(jobs):
             rows.append(job.result())
             write(args.output, head, rows)

@@ -15,6 +15,7 @@ from ..adapter.weights import save_adapter, semu_layers, write_atomic
 from .pipeline import denoiser, has_lora, save_lora
 
 WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
+REPORTS = ("evaluation.json", "concepts.png", "before_after.png", "loss.png", "README.md")  # written after this
 VERSIONS = ("semu-diffusion", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -49,7 +50,9 @@ def versions() -> dict[str, str]:
 
 
 def write_outputs(erasure, base_model: str) -> None:
-    """Adapter, LoRA and results.json; the working files go away last."""
+    """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last."""
+    for name in REPORTS:
+        (erasure.folder / name).unlink(missing_ok=True)
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
     save_adapter(denoiser(erasure.pipe), folder, about=about)
     if has_lora(erasure.pipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ def moved(conditions: Conditions, device: torch.device | str) -> Conditions:
     return {key: value.to(device) for key, value in conditions.items()}
 
 
-class Family:
+class Family(ABC):
     """The interface between the eraser and one kind of pipeline. A new family is one file with a subclass.
 
     Subclasses name their pipelines and say how to encode prompts and how to call the model; x is always (B, C, H, W)
@@ -79,9 +80,9 @@ class Family:
         parts = [prompts[k : k + self.at_once] for k in range(0, len(prompts), self.at_once)]
         return join([self.encode_part(part, guidance) for part in parts])
 
+    @abstractmethod
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         """`encode` of at most `at_once` prompts."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------ latents
 
@@ -107,13 +108,13 @@ class Family:
 
     # ------------------------------------------------------------------------------------------- model
 
+    @abstractmethod
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """The prediction (B, C, H, W) for latents (B, C, H, W) at times (B,).
 
         Args:
             model: The denoiser, possibly wrapped by accelerate; its configuration is that of `self.model`.
         """
-        raise NotImplementedError
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """`call` of the pipeline's own denoiser."""
@@ -121,21 +122,21 @@ class Family:
 
     # ---------------------------------------------------------------------------------------- schedule
 
+    @abstractmethod
     def times(self, u: torch.Tensor) -> torch.Tensor:
         """The model's times for shares u (B,) of the way from the clean picture (0) to noise (1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """One deterministic sampler step from times t to s (B,); s = -1 is the clean picture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def noised(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """x_t of clean latents (B, C, H, W)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def truth(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the model was trained to predict at that x_t."""
-        raise NotImplementedError
 
 
 class Diffusion(Family):
