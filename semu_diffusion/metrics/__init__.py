@@ -3,5 +3,6 @@
 from .concept import ConceptAccuracy
 from .drift import PictureDrift
 from .fid import feature_fid
+from .nudity import NudeNetDetections
 
-__all__ = ["ConceptAccuracy", "PictureDrift", "feature_fid"]
+__all__ = ["ConceptAccuracy", "NudeNetDetections", "PictureDrift", "feature_fid"]
