@@ -8,29 +8,18 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .config import SemuConfig
+from .decompose import Basis, choose_rank, decompose
 from .layer import SemuLayer, layer_name
 from .model import find_layers
+from .sketch import Sketch, Sums
 
-
-@dataclass
-class Basis:
-    """U (m, r), S (r,) and V (n, r) of a layer's gradient, and the share of its energy that they keep."""
-
-    U: torch.Tensor
-    S: torch.Tensor
-    V: torch.Tensor
-    energy: float = 1.0
-
-    @property
-    def rank(self) -> int:
-        return self.S.numel()
+STACK = 2**25  # most numbers that are stacked to be decomposed together
 
 
 @contextlib.contextmanager
@@ -56,25 +45,9 @@ def project(G: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     return G - (G * W).sum() / norm * W if norm > 0 else G
 
 
-def choose_rank(S: torch.Tensor, gamma: float, max_rank: int | None = None) -> int:
-    """The smallest r whose energy, sum of the first r squared singular values over all of them, is >= gamma.
-
-    0 for a zero gradient, else at least 1 and at most max_rank.
-    """
-    if S.numel() == 0 or not S[0] > 0:
-        return 0
-    S = S[S[0] * S.numel() * torch.finfo(torch.float32).eps < S]  # the rest is rounding, not gradient
-    energy = S.double().square().cumsum(0)
-    r = int((energy < gamma * energy[-1]).sum()) + 1
-    return min(r, max_rank or r, S.numel())
-
-
-def truncate(G: torch.Tensor, gamma: float, max_rank: int | None = None) -> Basis:
+def truncate(G: torch.Tensor, gamma: float, max_rank: int | None = None, method: str = "auto") -> Basis:
     """Truncated SVD of G (m, n) at energy gamma, the best approximation of its rank (Eckart-Young)."""
-    U, S, Vh = torch.linalg.svd(G.float(), full_matrices=False)
-    r = choose_rank(S, gamma, max_rank)
-    energy = (S[:r].square().sum() / S.square().sum().clamp_min(1e-45)).item()
-    return Basis(U[:, :r].contiguous(), S[:r].contiguous(), Vh[:r].T.contiguous(), energy)
+    return decompose(G[None], gamma, max_rank, method)[0]
 
 
 def truncate_remain(G: torch.Tensor, C: torch.Tensor, gamma: float, max_rank: int | None, damping: float) -> Basis:
@@ -101,12 +74,24 @@ def gamma_of(name: str, config: SemuConfig) -> float:
     return next((g for pattern, g in config.gamma_pattern.items() if re.search(pattern, name)), config.gamma)
 
 
-def gradients(model: nn.Module, config: SemuConfig, backward: Callable[[], object]) -> dict[str, torch.Tensor]:
+def gradients(
+    model: nn.Module,
+    config: SemuConfig,
+    backward: Callable[[], object],
+    each: Callable[[str, torch.Tensor], object] | None = None,
+) -> dict[str, torch.Tensor]:
     """Gradients (m, n), fp32, of whatever `backward` back-propagates, for each targeted layer that it reaches.
 
     `backward` is called once and may run over any number of batches; their gradients add up. The model is in eval
     mode meanwhile, other parameters get no gradient, and flags and stored gradients are put back afterwards.
     With an active adapter the gradient is the one at W + U R V^T.
+
+    Args:
+        each: Takes the name and gradient of a layer as soon as a batch's is there; it is freed then, so that only one
+            is alive at a time, and nothing is returned.
+
+    Raises:
+        ValueError: a gradient that is not finite.
     """
     layers = find_layers(model, config)
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
@@ -115,18 +100,37 @@ def gradients(model: nn.Module, config: SemuConfig, backward: Callable[[], objec
         parameter.grad = None
     for layer in layers.values():
         layer.weight.requires_grad_(True)
+    handles = [] if each is None else [hand_over(name, layer.weight, each) for name, layer in layers.items()]
     try:
         with eval_mode(model):
             backward()
-        found = {k: matrix(v.weight.grad).float() for k, v in layers.items() if v.weight.grad is not None}
+        found = {k: finite(k, v.weight.grad) for k, v in layers.items() if v.weight.grad is not None}
     finally:
+        for handle in handles:
+            handle.remove()
         for parameter, flag, grad in before:
             parameter.requires_grad_(flag)
             parameter.grad = grad
-    broken = next((name for name, G in found.items() if not G.isfinite().all()), None)
-    if broken:
-        raise ValueError(f"the forgetting gradient of {broken} is not finite; lower the precision's risk with fp32")
     return found
+
+
+def hand_over(name: str, weight: nn.Parameter, each: Callable[[str, torch.Tensor], object]):
+    """Registers the hook that passes a weight's gradient on and frees it."""
+
+    def hook(parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:  # a weight that two layers share has been taken by the first
+            G, parameter.grad = finite(name, parameter.grad), None
+            with torch.no_grad():
+                each(name, G)
+
+    return weight.register_post_accumulate_grad_hook(hook)
+
+
+def finite(name: str, grad: torch.Tensor) -> torch.Tensor:
+    """The gradient as a matrix in fp32. ValueError where it is not finite."""
+    if not grad.isfinite().all():
+        raise ValueError(f"the forgetting gradient of {name} is not finite; lower the precision's risk with fp32")
+    return matrix(grad).float()
 
 
 def patches(layer: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
@@ -168,37 +172,92 @@ def find_bases(
     config: SemuConfig,
     backward: Callable[[], object],
     forward: Callable[[], object] | None = None,
+    sketch: int | None = None,
+    method: str = "auto",
 ) -> dict[str, Basis]:
     """The bases of all targeted layers: the whole of algorithm 1. Layers without gradient are left out.
 
     Args:
         backward: Runs the forgetting loss over the forget data and back-propagates it.
         forward: Runs the model on what must be kept; needed for config.geometry "remain".
+        sketch: None sums the gradients of all layers, as large as their weights in fp32. A number of columns sums
+            sketches of that width instead, one layer's gradient alive at a time; energies are then estimates, and
+            ranks cannot exceed it. 0 sums nothing: `backward` is one batch, and each layer's basis is exact.
+        method: How to decompose: auto, exact, gram or randomized; see `decompose`.
 
     Raises:
-        ValueError: no targeted layer, no gradient anywhere, a gradient with NaN, or a missing `forward`.
+        ValueError: no targeted layer, no gradient anywhere, a gradient with NaN, a missing `forward`, or a second
+            batch with `sketch` 0.
     """
     layers = find_layers(model, config)
     if not layers:
         raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
     if config.geometry == "remain" and forward is None:
         raise ValueError("the remain geometry needs inputs to keep: pass `forward`")
-    G = gradients(model, config, backward)
+    if sketch is not None and sketch < 0:
+        raise ValueError(f"sketch must be a number of columns, 0 for a single batch, or None, got {sketch}")
     C = second_moments(model, config, forward) if config.geometry == "remain" else {}
-    bases = {
-        name: find_basis(name, g, matrix(layers[name].weight.detach()), config, C.get(name)) for name, g in G.items()
-    }
-    bases = {name: basis for name, basis in bases.items() if basis.rank}
+    if sketch is None:
+        bases = all_bases(gradients(model, config, backward), layers, config, C, method)
+    else:
+        bases = streamed_bases(model, config, backward, C, sketch, method)
+    bases = {name: bases[name] for name in layers if name in bases and bases[name].rank}
     if not bases:
         raise ValueError("the forgetting loss has no gradient in any targeted layer")
     return bases
 
 
-def find_basis(name: str, G: torch.Tensor, W: torch.Tensor, config: SemuConfig, C: torch.Tensor | None) -> Basis:
+def all_bases(
+    G: dict[str, torch.Tensor], layers: dict[str, nn.Module], config: SemuConfig, C: dict, method: str = "auto"
+) -> dict[str, Basis]:
+    """The bases of gradients (m, n), layers of one shape together; G is emptied on the way, to free its memory."""
+    W = lambda name: matrix(layers[name].weight.detach())  # noqa: E731
+    if C:
+        return {name: find_basis(name, G.pop(name), W(name), config, C[name]) for name in list(G)}
+    groups: dict[tuple, list[str]] = {}
+    for name, g in G.items():
+        groups.setdefault((g.shape, g.device, gamma_of(name, config)), []).append(name)
+    bases = {}
+    for (shape, _, gamma), names in groups.items():
+        at_once = max(1, STACK // shape.numel())
+        for part in (names[k : k + at_once] for k in range(0, len(names), at_once)):
+            stack = torch.stack([project(G.pop(name), W(name).float()) for name in part])  # (L, m, n)
+            bases |= zip(part, decompose(stack, gamma, config.max_rank, method))
+    return bases
+
+
+def streamed_bases(
+    model: nn.Module, config: SemuConfig, backward: Callable[[], object], C: dict, sketch: int, method: str
+) -> dict[str, Basis]:
+    """The bases without ever holding two layers' gradients: from the one batch, or from sketches of several."""
+    layers, bases, sums = find_layers(model, config), {}, Sums(sketch)
+    W = lambda name: matrix(layers[name].weight.detach()).float()  # noqa: E731
+
+    def basis_now(name: str, G: torch.Tensor) -> None:
+        if name in bases:
+            raise ValueError("sketch 0 is for a single batch, and a second one came; give a number of columns")
+        bases[name] = find_basis(name, G, W(name), config, C.pop(name, None), method)
+
+    gradients(model, config, backward, (lambda name, G: sums.add(name, G, W(name))) if sketch else basis_now)
+    for name in list(sums.sums):
+        total = sums.projected(name, W(name))
+        if isinstance(total, Sketch) and name not in C:
+            bases[name] = total.basis(gamma_of(name, config), config.max_rank)
+            continue
+        if isinstance(total, Sketch):
+            Q, core, P = total.factors()
+            total = Q @ core @ P.T
+        bases[name] = find_basis(name, total, W(name), config, C.pop(name, None), method)
+    return bases
+
+
+def find_basis(
+    name: str, G: torch.Tensor, W: torch.Tensor, config: SemuConfig, C: torch.Tensor | None, method: str = "auto"
+) -> Basis:
     """The basis of one layer from its gradient G and weight W (m, n)."""
     G = project(G, W.float())
     if C is None:
-        return truncate(G, gamma_of(name, config), config.max_rank)
+        return truncate(G, gamma_of(name, config), config.max_rank, method)
     return truncate_remain(G, C, gamma_of(name, config), config.max_rank, config.damping)
 
 
