@@ -1,8 +1,21 @@
 """Metrics in torchmetrics' style: a pure update/compute pair each, and a thin class that adds up across processes."""
 
+from .clip import ClipEncoder, ClipScore
 from .concept import ConceptAccuracy
 from .drift import PictureDrift
-from .fid import feature_fid
+from .fid import InceptionDistance, feature_fid
+from .kid import KernelDistance
 from .nudity import NudeNetDetections
+from .perceptual import PerceptualDistance
 
-__all__ = ["ConceptAccuracy", "NudeNetDetections", "PictureDrift", "feature_fid"]
+__all__ = [
+    "ClipEncoder",
+    "ClipScore",
+    "ConceptAccuracy",
+    "InceptionDistance",
+    "KernelDistance",
+    "NudeNetDetections",
+    "PerceptualDistance",
+    "PictureDrift",
+    "feature_fid",
+]

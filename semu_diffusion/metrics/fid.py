@@ -57,3 +57,27 @@ def feature_fid(features: nn.Module, **kwargs) -> FrechetInceptionDistance:
     if not isinstance(getattr(features, "num_features", None), int):
         raise TypeError(f"features: expected a module with an integer `num_features`, got {type(features).__name__}")
     return FrechetInceptionDistance(feature=Features(features), normalize=True, **kwargs)
+
+
+class InceptionDistance(FrechetInceptionDistance):
+    """FID over InceptionV3's 2048 features, the one that papers print: torchmetrics' own, with the range checked.
+
+    `update(images, real=...)` takes floats (B, 3, H, W) in [0, 1]; they are resized to 299 x 299 as torch-fidelity
+    does. Needs the extra `fid`, and its weights from the network once.
+
+    Raises:
+        ValueError: torch-fidelity is missing; from `update`, for images of another shape, type or range.
+    """
+
+    def __init__(self, **kwargs):
+        try:
+            super().__init__(feature=2048, normalize=True, **kwargs)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"{str(error).splitlines()[0]}; for Inception: pip install 'semu-diffusion[fid]'"
+            ) from None
+
+    def update(self, images: Tensor, real: bool) -> None:
+        """Add a batch of images (B, 3, H, W) to the real or the fake ones."""
+        check_images(images)
+        super().update(images, real)
