@@ -53,8 +53,14 @@ class SemuLayer(nn.Module, BaseTunerLayer):
             return getattr(self.get_base_layer(), name)
 
     def update_layer(self, adapter_name: str, r: int, inference_mode: bool = False) -> None:
-        """Adds an adapter of rank r with U = V = R = 0; `set_basis` or a state dict brings the values."""
+        """Adds an adapter of rank r with U = V = R = 0; `set_basis` or a state dict brings the values.
+
+        Raises:
+            ValueError: a rank above min(m, n), as a damaged config might ask for.
+        """
         m, n = matrix_shape(self.get_base_layer())
+        if r > min(m, n):
+            raise ValueError(f"rank {r} is too high for a layer whose weight is ({m}, {n})")
         self.set_basis(adapter_name, torch.zeros(m, r), torch.zeros(n, r))
         self.scaling[adapter_name] = 1.0
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)

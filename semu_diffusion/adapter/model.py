@@ -28,15 +28,17 @@ def find_layers(model: nn.Module, config: SemuConfig) -> dict[str, nn.Linear | n
             continue  # a part of a tuner layer
         if isinstance(module, BaseTunerLayer):
             inside, module = (*inside, f"{name}."), module.get_base_layer()
-        if type(module) not in LAYERS or _listed(name, config.exclude_modules):
-            continue
-        if (
-            name in config.ranks
-            if config.ranks
-            else config.target_modules is None or _listed(name, config.target_modules)
-        ):
+        if type(module) in LAYERS and _targeted(name, config):
             found[name] = module
     return found
+
+
+def _targeted(name: str, config: SemuConfig) -> bool:
+    """Ranks name layers exactly; only without them do the patterns count."""
+    if config.ranks:
+        return name in config.ranks
+    listed = config.target_modules is None or _listed(name, config.target_modules)
+    return listed and not _listed(name, config.exclude_modules)
 
 
 class SemuModel(BaseTuner):

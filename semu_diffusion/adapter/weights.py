@@ -21,6 +21,9 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 LORA = "pytorch_lora_weights.safetensors"
 PREFIX = "base_model.model."  # PEFT's own; a file without it loads silently as a no-op in PeftModel.from_pretrained
+DTYPES = ("F64", "F32", "F16", "BF16")  # what U, R and V may be stored as
+MOST_JSON = 2**24  # bytes; the config of an adapter for thousands of layers has a hundredth of it
+MOST_NORM = 1e30  # of U, R, V and their product; far below where fp32 overflows, far above any weight
 
 
 def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, SemuLayer]:
@@ -84,13 +87,26 @@ def save_adapter(
 def config_from_json(text: str | bytes, source: str) -> SemuConfig:
     """The config of an adapter file or its JSON. ValueError where it is not one."""
     try:
+        if len(text) > MOST_JSON:
+            raise ValueError(f"it has {len(text):,} characters")
         values = json.loads(text)
         known = SemuConfig.__dataclass_fields__
         if values.get("peft_type") != "SEMU":
             raise ValueError(f"its peft_type is {values.get('peft_type')!r}, not SEMU")
-        return SemuConfig(**{k: v for k, v in values.items() if k in known and k != "peft_type"})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source} is not a SEMU config: {error}") from None
+        config = SemuConfig(**{k: v for k, v in values.items() if k in known and k != "peft_type"})
+        check_about(config.about)
+        return config
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{source} is not a SEMU config: {' '.join(str(error).split())[:300]}") from None
+
+
+def check_about(about: dict) -> None:
+    """The facts that others rely on have the type they expect. TypeError, AttributeError or ValueError where not."""
+    concepts, base = about.get("concept") or [], about.get("base_model") or ""
+    if not isinstance(concepts, (list, str)) or not all(isinstance(c, str) for c in concepts):
+        raise ValueError("its concept is no list of texts")
+    if not isinstance(base, str):
+        raise ValueError("its base_model is no text")
 
 
 def read_config(path: str | Path) -> SemuConfig:
@@ -101,7 +117,8 @@ def read_config(path: str | Path) -> SemuConfig:
     """
     path = Path(path)
     if path.is_dir() and (path / CONFIG).is_file():
-        return config_from_json((path / CONFIG).read_bytes(), str(path / CONFIG))
+        with open(path / CONFIG, "rb") as file:
+            return config_from_json(file.read(MOST_JSON + 1), str(path / CONFIG))
     file = path / WEIGHTS if path.is_dir() else path
     with open_weights(file) as weights:
         metadata = weights.metadata() or {}
@@ -126,9 +143,9 @@ def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int
     Raises:
         ValueError: names the first layer that does not fit.
     """
-    layers = find_layers(model, config)
     if not config.ranks:
         raise ValueError(f"{source} names no adapted layer")
+    layers = find_layers(model, SemuConfig(ranks=config.ranks))  # by exact name: no regex of a file is ever run
     for name, r in config.ranks.items():
         if name not in layers:
             raise ValueError(f"{source} is for another model: this one has no Linear or Conv2d layer {name}")
@@ -140,39 +157,85 @@ def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int
             if tuple(shape) != expected:
                 problem = f"the {part} of layer {name} is {tuple(shape)}, here it must be {expected}"
                 raise ValueError(f"{source} is for another model: {problem}")
-    extra = next((k for k in shapes if re.sub(r"\.semu_[URV]$", "", k.removeprefix(PREFIX)) not in config.ranks), None)
+        if r > min(m, n):
+            raise ValueError(f"{source} has rank {r} for layer {name}, whose weight ({m}, {n}) has at most {min(m, n)}")
+    named = {f"{PREFIX}{name}.semu_{part}" for name in config.ranks for part in "URV"}
+    extra = next((key for key in shapes if key not in named), None)
     if extra:
         raise ValueError(f"{source} holds {extra}, which its config does not name")
 
 
-def load_adapter(
-    model: nn.Module, path: str | Path, adapter_name: str = "default", trainable: bool = False
-) -> SemuConfig:
-    """Injects a saved adapter into a bare model (diffusers, transformers or any nn.Module) and makes it active.
+def check_finite(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, name: str, source: str) -> None:
+    """ValueError unless U (m, r), R (r, r), V (n, r) and every entry of U R V^T are finite, in fp32 too."""
+    product = 1.0
+    for part, values in (("U", U), ("R", R), ("V", V)):
+        norm = values.double().norm().item()
+        product *= max(norm, 1.0)
+        if not norm < MOST_NORM:
+            raise ValueError(f"{source}: {name}.semu_{part} holds values that are not finite numbers, or far too large")
+    if not product < MOST_NORM:  # |entry| <= ||U|| ||R|| ||V||
+        raise ValueError(f"{source}: the update of {name} is far too large")
+
+
+def read_tensors(file: Path, model: nn.Module, config: SemuConfig) -> dict[str, dict[str, torch.Tensor]]:
+    """Layer -> {"U": (m, r), "R": (r, r), "V": (n, r)} of a file whose every size was first compared with the model.
+
+    Raises:
+        ValueError: damaged, with values that are not finite, or made for another model.
+    """
+    with open_weights(file) as weights:
+        slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118
+        check_fits(model, config, {key: tuple(part.get_shape()) for key, part in slices.items()}, str(file))
+        for key, part in slices.items():
+            if part.get_dtype() not in DTYPES:
+                raise ValueError(f"{file}: {key} holds values of type {part.get_dtype()}, not finite numbers")
+        layers = {k: {p: weights.get_tensor(f"{PREFIX}{k}.semu_{p}") for p in "URV"} for k in config.ranks}
+    for name, parts in layers.items():
+        check_finite(**parts, name=name, source=str(file))
+    return layers
+
+
+def read_adapter(model: nn.Module, path: str | Path) -> tuple[SemuConfig, dict[str, dict[str, torch.Tensor]]]:
+    """Config and tensors of a saved adapter, all of it compared with the model, which stays as it is.
 
     Args:
         path: The folder that `save_adapter` wrote, or its `.safetensors` file.
-        trainable: Leave R trainable; otherwise everything of the adapter is frozen.
 
     Raises:
         ValueError: file missing, damaged, with non-finite values, or made for another model.
     """
     path = Path(path)
-    file = path / WEIGHTS if path.is_dir() else path
     config = read_config(path)
-    with open_weights(file) as weights:
-        shapes = {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
-        check_fits(model, config, shapes, str(file))
-        tensors = {key: weights.get_tensor(key) for key in shapes}
-    broken = next((k for k, v in tensors.items() if not v.is_floating_point() or not v.isfinite().all()), None)
-    if broken:
-        raise ValueError(f"{file}: {broken} holds values that are not finite numbers")
+    return config, read_tensors(path / WEIGHTS if path.is_dir() else path, model, config)
+
+
+def put_adapter(
+    model: nn.Module,
+    config: SemuConfig,
+    layers: dict[str, dict[str, torch.Tensor]],
+    adapter_name: str = "default",
+    trainable: bool = False,
+) -> None:
+    """Injects an adapter with these U, R and V by layer, and makes it active; frozen unless R shall be trainable."""
     config.inference_mode = not trainable
+    config.ranks = {name: parts["R"].shape[0] for name, parts in layers.items()}
+    config.target_modules, config.exclude_modules = list(config.ranks), None  # exact names, no pattern of a file
     inject(model, config, adapter_name)
     for name, layer in semu_layers(model, adapter_name).items():
-        U, R, V = (tensors[f"{PREFIX}{name}.semu_{part}"] for part in "URV")
-        layer.set_basis(adapter_name, U, V, R)
+        layer.set_basis(adapter_name, **layers[name])
         layer.semu_R[adapter_name].requires_grad_(trainable)
+
+
+def load_adapter(
+    model: nn.Module, path: str | Path, adapter_name: str = "default", trainable: bool = False
+) -> SemuConfig:
+    """`read_adapter`, then `put_adapter` on the model (diffusers, transformers or any nn.Module).
+
+    Raises:
+        ValueError: as `read_adapter`; the model is as it was.
+    """
+    config, layers = read_adapter(model, path)
+    put_adapter(model, config, layers, adapter_name, trainable)
     return config
 
 
@@ -205,14 +268,19 @@ def lora_factors(model: nn.Module, adapter_name: str = "default") -> dict[str, t
     return factors
 
 
-def lora_metadata(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict:
-    """LoraConfig arguments with exact per-layer ranks; diffusers 0.35 mis-scales varying ranks without them."""
-    ranks = {f"^{name}": A.shape[0] for name, (A, _) in factors.items()}
+def lora_metadata(factors: dict[str, tuple[torch.Tensor, torch.Tensor]], optional: str = "") -> dict:
+    """LoraConfig arguments with exact per-layer ranks; diffusers 0.35 mis-scales varying ranks without them.
+
+    Args:
+        optional: A prefix that a layer's name may have or lack, as it changes with the version of transformers.
+    """
+    prefix = f"({re.escape(optional)})?" if optional else ""
+    ranks = {f"^{prefix}{name.removeprefix(optional)}": A.shape[0] for name, (A, _) in factors.items()}
     r = max(ranks.values())
     return {
         "r": r,
         "lora_alpha": r,
-        "target_modules": [name.removeprefix("^") for name in ranks],
+        "target_modules": [name.removeprefix(optional) for name in factors],
         "rank_pattern": ranks,
         "alpha_pattern": ranks,
     }
