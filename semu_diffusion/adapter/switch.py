@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from .layer import SemuLayer
 from .weights import semu_layers
 
 
@@ -20,12 +21,30 @@ def set_strength(model: nn.Module, scale: float, adapter_name: str = "default") 
         layer.set_scale(adapter_name, scale)
 
 
+def set_strengths(model: nn.Module, scales: dict[str, float]) -> None:
+    """W + sum of scale * U R V^T over these adapters by name; all others, and those at 0, are off."""
+    loaded = getattr(model, "peft_config", None) or {}
+    wanted = {name: scale for name, scale in scales.items() if name in loaded and scale != 0}
+    if not loaded:
+        return
+    switch(model, bool(wanted))
+    if wanted and hasattr(model, "set_adapters"):
+        model.set_adapters(list(wanted), list(wanted.values()))
+    elif wanted:
+        for layer in (m for m in model.modules() if isinstance(m, SemuLayer)):
+            layer.set_adapter(list(wanted), inference_mode=True)
+            for name, scale in wanted.items():
+                layer.set_scale(name, scale)
+    for layer in (m for m in model.modules() if isinstance(m, SemuLayer)):
+        layer.requires_grad_(False)  # PEFT makes whatever it switches on trainable
+
+
 def switch(model: nn.Module, on: bool) -> None:
     """All adapters on, or off: the base model."""
     if hasattr(model, "enable_adapters"):
         model.enable_adapters() if on else model.disable_adapters()
         return
-    for layer in semu_layers(model).values():
+    for layer in (m for m in model.modules() if isinstance(m, SemuLayer)):
         layer.enable_adapters(on)
         layer.requires_grad_(False)  # PEFT makes whatever it switches on trainable
 
@@ -40,4 +59,25 @@ def fold(model: nn.Module, adapter_name: str = "default") -> None:
         layer.merge(safe_merge=True, adapter_names=[adapter_name])
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    del model.peft_config
+    _forget(model)
+
+
+def remove(model: nn.Module, adapter_name: str) -> None:
+    """Takes one adapter off; a layer that carries no other is the plain one again."""
+    found = [(path, m) for path, m in model.named_modules() if isinstance(m, SemuLayer) and adapter_name in m.r]
+    for path, layer in found:
+        if len(layer.r) == 1:
+            model.set_submodule(path, layer.base_layer)
+        else:
+            layer.delete_adapter(adapter_name)
+    model.peft_config.pop(adapter_name, None)
+    if not model.peft_config:
+        _forget(model)
+
+
+def _forget(model: nn.Module) -> None:
+    """A model without adapters, also to the libraries, which would else save and load it as an adapted one."""
+    if hasattr(model, "_hf_peft_config_loaded"):
+        model._hf_peft_config_loaded = False
+    if "peft_config" in vars(model):
+        del model.peft_config

@@ -1,0 +1,162 @@
+"""Several adapters of one base: added up into one, and how far they get in each other's way.
+
+The sum of U_i R_i V_i^T is [U_1 .. U_k] diag(R_1 .. R_k) [V_1 .. V_k]^T. QR of the two outer factors leaves an SVD of
+the small core, so the sum is again one U R V^T per layer with orthonormal U and V, and no (m, n) matrix is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .config import SemuConfig
+from .layer import SemuLayer
+from .subspace import Basis, choose_rank
+from .switch import remove
+from .weights import put_adapter, semu_layers
+
+
+class Update(NamedTuple):
+    """U (m, r), R (r, r) and V (n, r) of one layer."""
+
+    U: torch.Tensor
+    R: torch.Tensor
+    V: torch.Tensor
+
+
+def updates_of(model: nn.Module, adapter_name: str = "default") -> dict[str, Update]:
+    """The adapter of a model by layer, R at its present strength."""
+    found = {}
+    for name, layer in semu_layers(model, adapter_name).items():
+        U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
+        found[name] = Update(U, layer.scaling[adapter_name] * R, V)
+    return found
+
+
+def compress(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, energy: float) -> tuple[Basis, torch.Tensor]:
+    """The update U R V^T truncated to the smallest rank that keeps `energy` of it, and its new R = diag(S).
+
+    U is (m, p), R (p, q), V (n, q), of any p and q; p and q may exceed m and n. Rank 0 for an update that is zero.
+
+    Raises:
+        ValueError: energy outside (0, 1].
+    """
+    if not 0 < energy <= 1:
+        raise ValueError(f"the energy to keep must be in (0, 1], got {energy}")
+    QU, TU = torch.linalg.qr(U.double())
+    QV, TV = torch.linalg.qr(V.double())
+    left, S, right = torch.linalg.svd(TU @ R.double() @ TV.T, full_matrices=False)
+    r = choose_rank(S, energy)
+    kept = (S[:r].square().sum() / S.square().sum().clamp_min(1e-300)).item()
+    basis = Basis((QU @ left[:, :r]).float(), S[:r].float(), (QV @ right[:r].T).float(), kept)
+    return basis, torch.diag(S[:r].float())
+
+
+def combine(updates: Sequence[Update], weights: Sequence[float], energy: float = 1.0) -> Update | None:
+    """sum_i weight_i U_i R_i V_i^T as one update with orthonormal U and V; None where it is zero."""
+    U, V = (torch.cat([getattr(u, part) for u in updates], 1) for part in "UV")
+    R = torch.block_diag(*(w * u.R.detach() for w, u in zip(weights, updates)))
+    basis, core = compress(U, R, V, energy)
+    rounding = 1e-6 * max(abs(w) * norm(u) for w, u in zip(weights, updates))
+    return Update(basis.U, core, basis.V) if basis.rank and basis.S[0] > rounding else None
+
+
+def combine_adapters(
+    adapters: Sequence[dict[str, Update]], weights: Sequence[float] | None = None, energy: float = 1.0
+) -> dict[str, Update]:
+    """The weighted sum of adapters, layer by layer; a layer that only some of them change is there as well.
+
+    Raises:
+        ValueError: as many weights as adapters are needed; nothing is left.
+    """
+    weights = [1.0] * len(adapters) if weights is None else list(weights)
+    if len(weights) != len(adapters):
+        raise ValueError(f"{len(weights)} weights for {len(adapters)} adapters; give one for each")
+    combined = {}
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter):
+        pairs = [(adapter[name], w) for adapter, w in zip(adapters, weights) if name in adapter]
+        update = combine(*zip(*pairs), energy)
+        if update is not None:
+            combined[name] = update
+    if not combined:
+        raise ValueError("the adapters cancel each other out: nothing is left to write")
+    return combined
+
+
+def replace_adapters(
+    model: nn.Module, names: Sequence[str], updates: dict[str, Update], config: SemuConfig, adapter_name: str
+) -> None:
+    """Takes adapters off a model and puts these updates on it, frozen and active, under one name."""
+    for name in names:
+        remove(model, name)
+    put_adapter(model, config, {k: u._asdict() for k, u in updates.items()}, adapter_name)
+
+
+# ---------------------------------------------------------------------------------------- interference
+
+
+def overlap(A: torch.Tensor, B: torch.Tensor) -> float:
+    """How much of the smaller column space lies in the other: ||Q_A^T Q_B||_F^2 / min rank, in [0, 1]; A, B (m, r)."""
+    QA, QB = torch.linalg.qr(A.double()).Q, torch.linalg.qr(B.double()).Q
+    return ((QA.T @ QB).square().sum() / min(QA.shape[1], QB.shape[1])).item()
+
+
+def inner(a: Update, b: Update) -> float:
+    """<D_a, D_b> of two updates D = U R V^T of one layer, from products of their factors."""
+    left, right = a.U.double().T @ b.U.double(), a.V.double().T @ b.V.double()  # (r_a, r_b)
+    return (a.R.double().T @ left @ b.R.double() * right).sum().item()
+
+
+def norm(a: Update) -> float:
+    """||D||_F of an update D = U R V^T."""
+    return max(inner(a, a), 0.0) ** 0.5
+
+
+def cosine(a: Update, b: Update) -> float:
+    """<D_a, D_b> / ||D_a|| ||D_b||; 0 where one of them is zero."""
+    scale = norm(a) * norm(b)
+    return inner(a, b) / scale if scale > 0 else 0.0
+
+
+def interference(adapters: Sequence[dict[str, Update]]) -> dict[str, torch.Tensor]:
+    """Matrices (k, k) over pairs of adapters, each entry the mean over the layers that both change.
+
+    columns, rows: overlap of the spaces in which the two change a layer's outputs, and read its inputs.
+    chance: the column overlap of random subspaces of these ranks, max rank / m.
+    cosine: of the updates; 0 means that their sum does what each does alone, wherever inputs are alike.
+    layers: how many layers both change.
+    """
+    k = len(adapters)
+    found = {key: torch.zeros(k, k) for key in ("columns", "rows", "chance", "cosine", "layers")}
+    for i in range(k):
+        for j in range(i, k):
+            shared = [(adapters[i][name], adapters[j][name]) for name in adapters[i] if name in adapters[j]]
+            values = {"layers": float(len(shared))}
+            if shared:
+                values["columns"] = sum(overlap(a.U, b.U) for a, b in shared) / len(shared)
+                values["rows"] = sum(overlap(a.V, b.V) for a, b in shared) / len(shared)
+                values["chance"] = sum(max(a.R.shape[0], b.R.shape[0]) / len(a.U) for a, b in shared) / len(shared)
+                values["cosine"] = sum(cosine(a, b) for a, b in shared) / len(shared)
+            for key, value in values.items():
+                found[key][i, j] = found[key][j, i] = value
+    return found
+
+
+def compress_adapter(model: nn.Module, energy: float, adapter_name: str = "default") -> dict[str, int]:
+    """Compresses every layer of an injected adapter in place; returns the new ranks."""
+    for layer in semu_layers(model, adapter_name).values():
+        compress_layer(layer, energy, adapter_name)
+    config = model.peft_config[adapter_name]
+    config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
+    config.target_modules = list(config.ranks)
+    return config.ranks
+
+
+def compress_layer(layer: SemuLayer, energy: float, adapter_name: str) -> None:
+    """`compress` of one layer's update, in place."""
+    U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
+    basis, core = compress(U, R, V, energy)
+    layer.set_basis(adapter_name, basis.U, basis.V, core)
