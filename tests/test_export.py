@@ -9,8 +9,9 @@ from test_formats import predict, put_on
 
 from semu_diffusion import load_pipeline
 from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.merging import compress, compress_adapter
 from semu_diffusion.adapter.weights import semu_layers
-from semu_diffusion.diffusion.export import KOHYA, compress, compress_adapter, export
+from semu_diffusion.diffusion.export import KOHYA, export
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_merged_folder_is_a_plain_model(adapted, tiny_model, tmp_path):
 
 
 def test_unknown_format(adapted, tmp_path):
-    with pytest.raises(ValueError, match="unknown format 'pt'; known: diffusers"):
+    with pytest.raises(ValueError, match="unknown format 'pt'; known: native, diffusers"):
         export(adapted, tmp_path / "x", "pt")
     assert not (tmp_path / "x").exists()
 

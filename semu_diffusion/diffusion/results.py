@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from ..adapter.subspace import Basis
-from ..adapter.weights import save_adapter, semu_layers, write_atomic
-from .pipeline import denoiser, has_lora, save_lora
+from ..adapter.weights import semu_layers, write_atomic
+from .export import export
+from .pipeline import component, has_lora, save_adapters, save_lora
 
 WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
 REPORTS = ("evaluation.json", "concepts.png", "before_after.png", "loss.png", "README.md")  # written after this
@@ -54,9 +55,11 @@ def write_outputs(erasure, base_model: str) -> None:
     for name in REPORTS:
         (erasure.folder / name).unlink(missing_ok=True)
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
-    save_adapter(denoiser(erasure.pipe), folder, about=about)
+    save_adapters(erasure.pipe, folder, about)
     if has_lora(erasure.pipe):
         save_lora(erasure.pipe, folder)
+        if component(erasure.pipe) == "unet":
+            export(erasure.pipe, folder, "kohya")
     machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(erasure.pipe.device)}
     results = {
         "base_model": base_model,
