@@ -191,7 +191,7 @@ def stage_latents(args) -> None:
     pictures, *_ = load_pictures(args.workdir / "train.npy")
     batches = track(pictures.split(64), "encoding")
     latents = torch.cat([vae.encode(b.to(args.device) / 127.5 - 1).latent_dist.mean.cpu() for b in batches])
-    save_file({"latents": latents, "scale": 1 / latents.std()}, args.workdir / "latents.safetensors")
+    save_file({"latents": latents.contiguous(), "scale": 1 / latents.std()}, args.workdir / "latents.safetensors")
 
 
 def stage_decoder(args) -> None:
