@@ -54,6 +54,8 @@ def classify(
     epochs: Annotated[int, typer.Option(help=HELP["epochs"])] = DEFAULT.epochs,
     lr: Annotated[float, typer.Option(help=HELP["lr"])] = DEFAULT.lr,
     batch_size: Annotated[int, typer.Option(help=HELP["batch_size"])] = DEFAULT.batch_size,
+    labels: Annotated[str, typer.Option(help=HELP["labels"])] = DEFAULT.labels,
+    target: Annotated[float | None, typer.Option(help=HELP["target"])] = DEFAULT.target,
     stop: Annotated[str, typer.Option(help=HELP["stop"])] = DEFAULT.stop,
     seed: Annotated[int, typer.Option(help="Seed of split, training and unlearning.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")] = None,
@@ -65,7 +67,8 @@ def classify(
     semu classify --forget-class 3
     """
     options = dict(alpha=alpha, gamma=gamma, max_rank=max_rank, geometry=geometry, epochs=epochs, lr=lr)
-    config = UnlearnConfig(**options, batch_size=batch_size, stop=stop, seed=seed)
+    options |= dict(labels=labels, target=target, batch_size=batch_size, stop=stop, seed=seed)
+    config = UnlearnConfig(**options)
     if sum(way not in (None, []) for way in (forget_fraction, forget_class, forget_index)) > 1:
         raise ValueError("give one of --forget-fraction, --forget-class and --forget-index")
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):

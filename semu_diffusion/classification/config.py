@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 STOPS = ("confidence", "accuracy", "loss", "never")
 GRADIENTS = ("true", "random")
+LABELS = ("uniform", "likely")
 
 
 def option(default, help: str):
@@ -32,10 +33,16 @@ class UnlearnConfig:
     damping: float = option(1e-2, "Damping of the remain geometry, relative.")
     gradient: str = option("random", f"Labels of the gradient that gives the basis: {', '.join(GRADIENTS)}.")
     # training
+    labels: str = option(
+        "uniform", "Random labels: uniform among the other classes, or likely (drawn as the model itself ranks them)."
+    )
     epochs: int = option(60, "Most passes over the forget set.")
     lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(64, "Forgotten, and as many kept, examples per step.")
     stop: str = option("confidence", f"What of the forget set is to reach that of unseen data: {', '.join(STOPS)}.")
+    target: float | None = option(
+        None, "Value of what --stop names to stop at, e.g. the model's known accuracy (0..1) on unseen data."
+    )
     seed: int = option(0, "Seed of labels, batches and augmentation.")
 
     def __post_init__(self):
@@ -51,10 +58,17 @@ class UnlearnConfig:
             (math.isfinite(self.lr) and self.lr > 0, "lr must be above 0"),
             (self.batch_size >= 1, "batch-size must be at least 1"),
             (self.stop in STOPS, f"stop must be one of {', '.join(STOPS)}"),
+            (self.labels in LABELS, f"labels must be one of {', '.join(LABELS)}"),
+            (self.target is None or self.reachable(), "target must be in [0, 1], for stop loss at least 0"),
+            (self.target is None or not self.whole_class, "target is not for whole classes: none of them stays"),
         )
         for fine, message in checks:
             if not fine:
                 raise ValueError(message)
+
+    def reachable(self) -> bool:
+        """Whether the target is a value that the stop rule's measure can have."""
+        return 0 <= self.target < (math.inf if self.stop == "loss" else 1.0 + 1e-9)
 
     def to_dict(self) -> dict:
         """All values, as they go into results.json and the adapter's header."""

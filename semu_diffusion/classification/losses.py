@@ -52,6 +52,25 @@ def random_labels(
     return others[drawn + own * (drawn >= torch.searchsorted(others, labels))]
 
 
+def likely_labels(
+    logits: Tensor, labels: Tensor, generator: torch.Generator, forgotten: Collection[int] = ()
+) -> Tensor:
+    """A label for each example, (N,), drawn from softmax(logits) without its own and the wholly forgotten classes.
+
+    A model that never saw an example mistakes it for the classes that it resembles, not for any at random.
+
+    Raises:
+        ValueError: no other class is left.
+    """
+    logits = logits.double().scatter(1, labels[:, None], -torch.inf)
+    logits[:, list(forgotten)] = -torch.inf
+    if not logits.isfinite().any(1).all():
+        raise ValueError(
+            f"no other class to move the forget set to: {logits.shape[1]} in all, {len(forgotten)} forgotten"
+        )
+    return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+
+
 def unlearning_loss(logits: Tensor, labels: Tensor, forgotten: int, alpha: float) -> tuple[Tensor, dict[str, float]]:
     """CE(random labels) on the first `forgotten` rows + alpha * CE(true labels) on the rest; and its parts.
 

@@ -52,7 +52,9 @@ def fit(
     data, generator = as_dataset(data), torch.Generator().manual_seed(seed)
     whole = max(1, len(data) // batch_size) * min(batch_size, len(data))  # BatchNorm dislikes a small last batch
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs * -(-whole // batch_size), pct_start=0.2)
+    steps = epochs * -(-whole // batch_size)
+    warm = 0.2 if steps != 5 else 0.25  # OneCycleLR divides by warm * steps - 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=warm)
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout

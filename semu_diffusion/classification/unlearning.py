@@ -21,7 +21,7 @@ from ..adapter.weights import WEIGHTS, inject, save_adapter, semu_layers, write_
 from ..metrics.membership import true_confidence
 from .config import UnlearnConfig
 from .data import Augment, Examples, as_dataset, batches, labels_of, overlap, shifted, take
-from .losses import check_labels, logits_of, random_labels, unlearning_loss
+from .losses import check_labels, likely_labels, logits_of, random_labels, unlearning_loss
 from .training import device_of, predict
 
 KEPT = 256  # inputs that the remain geometry looks at
@@ -78,7 +78,9 @@ def unlearn(
 
     The whole net is in eval mode all along: BatchNorm statistics stay, there is no dropout. Without retain data
     nothing else of the training data is looked at: the stop rule compares the forget set with the held-out set, or,
-    without one, with its own augmented copies. `facts["stop"]` and `facts["geometry_inputs"]` say what was used.
+    without one, with its own augmented copies. Where the model was trained on such copies they are no unseen data and
+    the rule would stop too soon: give `target`, a number known from training, instead. `facts["stop"]` and
+    `facts["geometry_inputs"]` say what was used.
 
     Args:
         model: Returns logits (B, C) or an output with `.logits`; has Linear or Conv2d layers.
@@ -140,10 +142,13 @@ class Unlearner:
         self.measured = Subset(forget, order[:MEASURED].tolist())
         copies = augmented(self.measured, augment, config.seed)
         self.num_classes = predict(model, Subset(forget, [0])).shape[1]
+        self.guesses = predict(model, forget) if config.labels == "likely" else None  # (N, C)
         choices = ((retain, "retain data"), (held_out, "held-out data"), (copies, "augmented forget data"))
         self.kept, self.kept_about = next((d, about) for d, about in choices if d)
         if config.whole_class:  # nobody who never saw a class names it; the copies stand for its unseen examples
             self.measured, self.unseen, self.unseen_about = ConcatDataset([self.measured, copies]), None, "whole class"
+        elif config.target is not None:
+            self.unseen, self.unseen_about = None, "the given target"
         else:
             self.unseen, self.unseen_about = next((d, about) for d, about in choices[1:] if d)
         self.history: list[dict] = []
@@ -170,6 +175,8 @@ class Unlearner:
 
     def draw(self) -> Tensor:
         """Random labels for the whole forget set, (N,)."""
+        if self.guesses is not None:
+            return likely_labels(self.guesses, self.labels, self.generator, self.forgotten)
         return random_labels(self.labels, self.num_classes, self.generator, self.forgotten)
 
     def backward(self) -> None:
@@ -201,7 +208,7 @@ class Unlearner:
                 before = [R.detach().clone() for R in weights]
                 row = {"epoch": epoch + 1, **self.epoch(optimizer), **self.measure(self.measured)}
                 met = target is not None and self.met(row, target)
-                if met and self.unseen is not None:
+                if met and not self.config.whole_class:
                     row |= {"part": self.land(weights, before, target), **self.measure(self.measured)}
                 self.history.append(row)
                 report(row)
@@ -212,8 +219,10 @@ class Unlearner:
 
     def target(self) -> float:
         """Where to stop: the untouched model's value on unseen data; for a whole class, hardly one named."""
-        if self.unseen is None:
+        if self.config.whole_class:
             return self.loss_of_none() if self.config.stop == "loss" else NAMED
+        if self.config.target is not None:
+            return self.config.target
         # The adapter is injected with R = 0, so this is the base model.
         return self.measure(self.unseen)[self.config.stop]
 
@@ -253,7 +262,7 @@ class Unlearner:
 
     def met(self, row: dict[str, float], target: float) -> bool:
         """Whether the forget set is as unknown to the model as the target asks."""
-        if self.unseen is None:
+        if self.config.whole_class:
             return row["accuracy"] <= NAMED and (self.config.stop != "loss" or row["loss"] >= target)
         return row["loss"] >= target if self.config.stop == "loss" else row[self.config.stop] <= target
 
