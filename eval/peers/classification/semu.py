@@ -1,0 +1,45 @@
+"""SEMU: random labels, trained in the small R of W + U R V^T; Euclidean basis or that of the remain geometry.
+
+arXiv 2502.07587, as semu_diffusion.classification has it. Needs the forget set; the remaining data where there is any.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from semu_diffusion.classification import unlearn as semu_unlearn
+
+from .common import Budget, Peer
+
+
+def unlearn(
+    model: nn.Module,
+    forget: Dataset,
+    retain: Dataset | None,
+    budget: Budget,
+    seed: int,
+    geometry: str = "euclidean",
+    **hyper,
+) -> nn.Module:
+    """Leaves the adapter on the model; `hyper` are fields of `UnlearnConfig`."""
+    per_epoch = len(forget) * (1 if retain is None else 2)
+    options = {
+        "alpha": 0.0 if retain is None else 1.0,
+        "whole_class": budget.whole_class,
+        "epochs": budget.passes(per_epoch, spent=len(forget)),
+        "batch_size": budget.batch_size,
+        "target": None if budget.whole_class else budget.unseen,
+        "geometry": geometry,
+        **({"augment": budget.augment} if budget.augment else {}),
+    }
+    return semu_unlearn(model, forget, retain, seed=seed, **{**options, **hyper}).model
+
+
+GRID = tuple({"lr": lr, "labels": labels} for lr in (3e-3, 1e-2) for labels in ("uniform", "likely"))
+PEERS = tuple(
+    Peer(name, partial(unlearn, geometry=geometry), "arXiv 2502.07587", "the forget set", grid=GRID, alone=GRID)
+    for name, geometry in (("SEMU", "euclidean"), ("SEMU remain", "remain"))
+)
