@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from .adapter import SemuConfig
-from .adapter.switch import switch
 from .adapter.weights import write_atomic
 from .diffusion.concepts import name_of
 from .diffusion.generate import draw
-from .diffusion.pipeline import denoiser
+from .diffusion.pipeline import switch_adapters
 from .diffusion.reporter import Silent
 from .diffusion.results import versions
 from .evaluation.charts import before_after, concept_chart, loss_chart
+from .evaluation.intervals import INTERVALS
+from .evaluation.judges import weights_hash
 from .evaluation.pictograms import evaluate, showcase
+from .evaluation.pictures import as_saved, read_pictures, write_gallery
+from .evaluation.prompts import Shot, digest
 from .pictograms import ASSETS, load_oracle
+from .studio import draw_shots, source_of
 
 SUITES = ("pictograms",)
 ROWS = [
@@ -32,35 +35,65 @@ ROWS = [
     ("FID", "of kept pictures to the base model's, oracle features"),
     ("drift", "mean absolute pixel difference of kept pictures"),
 ]
-SAMPLER_STEPS, GUIDANCE = 15, 3.0
+SAMPLER_STEPS, GUIDANCE, BATCH = 15, 3.0, 48
 
 
 @contextlib.contextmanager
-def switched_off(model) -> Iterator[None]:
+def switched_off(pipe) -> Iterator[None]:
     """The base model, for the time of the block."""
-    switch(model, False)
+    switch_adapters(pipe, False)
     try:
         yield
     finally:
-        switch(model, True)
+        switch_adapters(pipe, True)
 
 
 def run_pictograms(
-    pipe, concepts: list[str], seeds_forget: int = 10, seeds_keep: int = 1, reporter: Silent | None = None, cache=None
+    pipe,
+    concepts: list[str],
+    seeds_forget: int = 10,
+    seeds_keep: int = 1,
+    reporter: Silent | None = None,
+    cache=None,
+    folder: Path | None = None,
+    adapter: dict | None = None,
 ) -> tuple[dict, dict]:
-    """The pictograms suite on a pipeline that carries an adapter: report and pictures (`evaluation.evaluate`)."""
+    """The pictograms suite on a pipeline that carries an adapter: report and pictures (`evaluation.evaluate`).
+
+    With a folder, pictures go to its `base/` and `erased/`, drawn by all processes and taken up where they stopped;
+    `adapter` (`evaluations.adapter_facts`) then says whose they are. Either way they are judged as 8-bit files.
+    """
     reporter = reporter or Silent()
     reporter.stage("evaluation")
-    own = partial(draw, pipe, steps=SAMPLER_STEPS, guidance=GUIDANCE, progress=reporter.advance)
+    made_by = source_of(pipe)
+
+    def erased(prompts: list[str], seeds: list[int], side: str = "erased", adapter: dict | None = adapter):
+        if folder is None:
+            return as_saved(draw(pipe, prompts, seeds, SAMPLER_STEPS, GUIDANCE, BATCH, reporter.advance))
+        shots = [Shot(*shot) for shot in zip(prompts, seeds)]
+        how = (SAMPLER_STEPS, GUIDANCE, BATCH, {**made_by, "adapter": adapter})
+        return read_pictures(draw_shots(pipe, shots, folder / side, *how, reporter))
 
     def base(prompts: list[str], seeds: list[int]) -> torch.Tensor:
-        with switched_off(denoiser(pipe)):
-            return own(prompts, seeds)
+        with switched_off(pipe):
+            return erased(prompts, seeds, "base", None)
 
-    names = [name_of(c) for c in concepts]
-    report, pictures = evaluate(base, own, names, load_oracle(ASSETS / "oracle"), seeds_forget, seeds_keep, cache)
-    sampler = {"sampler": type(pipe.scheduler).__name__, "steps": SAMPLER_STEPS, "guidance": GUIDANCE}
-    report["protocol"] = {"suite": "pictograms", **report["protocol"], **sampler, "versions": versions()}
+    names, oracle = [name_of(c) for c in concepts], load_oracle(ASSETS / "oracle")
+    report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache)
+    shots = [Shot(c.prompt, c.seed, f"{c.object}, {c.style}", part) for part, p in pictures.items() for c in p.cells]
+    report["protocol"] = {
+        "suite": "pictograms",
+        **report["protocol"],
+        **made_by,
+        "steps": SAMPLER_STEPS,
+        "guidance": GUIDANCE,
+        "batch_size": BATCH,
+        "size": list(pictures["keep"].base.shape[2:]),
+        "prompts_hash": digest(shots),
+        "judges": [{"name": "pictograms oracle", "model": weights_hash(oracle)}],
+        "intervals": INTERVALS,
+        "versions": versions(),
+    }
     return report, pictures
 
 
@@ -84,7 +117,9 @@ def write_report(folder: Path, report: dict, pictures: dict, concepts: list[str]
     names = [name_of(c) for c in concepts]
     write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
     concept_chart(report["base"], report["erased"], names, folder / "concepts.png")
-    before_after(**showcase(pictures, names), path=folder / "before_after.png")
+    shown = showcase(pictures, names)
+    before_after(**shown, path=folder / "before_after.png")
+    write_gallery(**shown, folder=folder)
 
 
 def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed: int = 0) -> None:
@@ -92,15 +127,15 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
     prompts, keep = prompts[:4], keep[:4]
     seeds = [seed + k for k in range(len(prompts) + len(keep))]
     erased = draw(pipe, prompts + keep, seeds, batch_size=2)
-    with switched_off(denoiser(pipe)):
+    with switched_off(pipe):
         base = draw(pipe, prompts + keep, seeds, batch_size=2)
     groups = ["erased"] * len(prompts) + ["kept"] * len(keep)
     before_after(base, erased, prompts + keep, folder / "before_after.png", groups=groups)
 
 
 def concepts_of(config: SemuConfig) -> list[str]:
-    """The concepts that an adapter was trained to erase. ValueError where it does not say."""
-    concepts = config.about.get("concept") or []
+    """The concepts that an adapter was trained to erase, also before. ValueError where it does not say."""
+    concepts = [*(config.about.get("before") or []), *(config.about.get("concept") or [])]
     if not concepts:
         raise ValueError("the adapter does not say what it erases; name it with --concept")
     return concepts

@@ -3,14 +3,24 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
-from tiny import TOKENS, tokenizer
+from tiny_clip import build_clip
 from torch import nn
 from torchmetrics.image.kid import poly_mmd
 
-from semu_diffusion.metrics import ClipEncoder, ClipScore, InceptionDistance, KernelDistance, PerceptualDistance
+from semu_diffusion.metrics import (
+    ClipEncoder,
+    ClipScore,
+    InceptionDistance,
+    KernelDistance,
+    PerceptualDistance,
+    feature_fid,
+)
 from semu_diffusion.metrics.clip import zero_shot
+from semu_diffusion.metrics.fid import _fid_compute
 from semu_diffusion.metrics.kid import _kid_compute
 
 
@@ -30,20 +40,7 @@ class Corner(nn.Module):
 @pytest.fixture(scope="module")
 def clip_model(tmp_path_factory):
     """The folder of a tiny CLIP model with random weights."""
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
-
-    folder = tmp_path_factory.mktemp("clip")
-    words = tokenizer(folder / "words")
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**small, "vocab_size": len(words), "max_position_embeddings": TOKENS, "eos_token_id": len(words) - 1,
-            "bos_token_id": len(words) - 2, "pad_token_id": len(words) - 1}  # fmt: skip
-    config = CLIPConfig(text_config=text, vision_config={**small, "image_size": 16, "patch_size": 8}, projection_dim=8)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        CLIPModel(config).save_pretrained(folder)
-    images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(image_processor=images, tokenizer=words).save_pretrained(folder)
-    return folder
+    return build_clip(tmp_path_factory.mktemp("clip"))
 
 
 def difference(a, b):
@@ -67,6 +64,23 @@ def test_kid_against_torchmetrics():
     theirs = poly_mmd(real.double(), fake.double(), degree=3, gamma=None, coef=1.0)
     torch.testing.assert_close(_kid_compute(real, fake), theirs, rtol=1e-9, atol=1e-12)
     assert _kid_compute(real, fake) > 0.01
+
+
+def test_fid_of_features_equals_scipys_and_the_metrics():
+    real, fake = torch.rand(30, 4), torch.rand(20, 4) ** 2
+    c1, c2 = (np.cov(x.double().numpy(), rowvar=False) for x in (real, fake))
+    closed = ((real.double().mean(0) - fake.double().mean(0)) ** 2).sum().item()
+    closed += np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2)).real
+    assert _fid_compute(real, fake).item() == pytest.approx(closed, rel=1e-9)
+    assert abs(_fid_compute(real, real.flip(0))) < 1e-9
+    network, images = Corner(), torch.rand(12, 3, 8, 8)
+    metric = feature_fid(network)
+    metric.update(images, real=True)
+    metric.update(images**2, real=False)
+    features = [network(x).detach() for x in (images, images**2)]
+    torch.testing.assert_close(_fid_compute(*features), metric.compute(), rtol=1e-5, atol=1e-8)
+    with pytest.raises(ValueError, match="two or more"):
+        _fid_compute(real, fake[:1])
 
 
 def test_kid_by_hand():

@@ -1,12 +1,14 @@
 """What an erased model forgot and what it kept, and the charts that show it."""
 
 from .charts import before_after, concept_chart, loss_chart
-from .pictograms import Cell, Pairs, cells, evaluate, score, showcase, split, wilson
+from .intervals import bootstrap, wilson
+from .pictograms import Cell, Pairs, cells, evaluate, score, showcase, split
 
 __all__ = [
     "Cell",
     "Pairs",
     "before_after",
+    "bootstrap",
     "cells",
     "concept_chart",
     "evaluate",

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from ..metrics.concept import _concept_accuracy_update
 from ..metrics.drift import PictureDrift, check_images
 from ..metrics.fid import feature_fid
 from ..pictograms import NEIGHBOURS, OBJECTS, STYLES, Oracle, caption
+from .intervals import bootstrap, wilson
 
 Draw = Callable[[list[str], list[int]], Tensor]  # prompts and seeds, N each -> images (N, 3, H, W) in [0, 1]
 
@@ -88,21 +88,6 @@ def cells(concepts: Iterable[str], seeds_forget: int = 10, seeds_keep: int = 1) 
     return forget, keep
 
 
-def wilson(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, in [0, 1] (Wilson 1927); unlike +- z sigma, it holds near 0 and 1.
-
-    >>> "%.4f %.4f" % wilson(0, 10)
-    '0.0000 0.2775'
-    """
-    if not 0 <= hits <= total or total == 0:
-        raise ValueError(f"expected 0 <= hits <= total and total > 0, got {hits} of {total}")
-    z, p = NormalDist().inv_cdf((1 + confidence) / 2), hits / total
-    centre = (p + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * (p * (1 - p) / total + z**2 / (4 * total**2)) ** 0.5
-    # At 0 and n hits an end is exactly 0 or 1; rounding may miss that by an ulp.
-    return (0.0 if hits == 0 else centre - half), (1.0 if hits == total else centre + half)
-
-
 @torch.no_grad()
 def judge(images: Tensor, oracle: Oracle, batch_size: int = 256) -> dict[str, Tensor]:
     """The oracle's logits for images (N, 3, H, W) in [0, 1]: {"object": (N, 24), "style": (N, 6)}, on the CPU."""
@@ -169,8 +154,8 @@ def score(
     `context`: accuracy of the rest of the prompt on the cells of the erased concepts. `FID`, `drift` (of 1): kept
     pictures against the base model's; None for base_keep None, the base model's own row. `per_concept`: how often each
     concept is named, on the forgotten cells for the erased ones and on the kept cells for the others. `intervals`:
-    Wilson's, at 95 %. A share of no pictures is None. With objects and styles erased at once, IRA and CRA coincide:
-    both kinds are pooled.
+    Wilson's of the shares and the bootstrap's of the drift, at 95 %. A share of no pictures is None. With objects and
+    styles erased at once, IRA and CRA coincide: both kinds are pooled.
     """
     kinds = split(concepts)
     forget, keep = tally(images_forget, cells_forget, oracle), tally(images_keep, cells_keep, oracle)
@@ -186,7 +171,10 @@ def score(
         "neighbours": percent(*near),
         "context": percent(*rest),
         **distances(images_keep, base_keep, oracle),
-        "intervals": {name: interval(*share) for name, share in shares.items()},
+        "intervals": {
+            **{name: interval(*share) for name, share in {**shares, "neighbours": near, "context": rest}.items()},
+            "drift": None if base_keep is None else bootstrap((base_keep - images_keep).abs().mean((1, 2, 3)).tolist()),
+        },
         "counts": {"forget": len(cells_forget), "keep": len(cells_keep), "neighbours": near[1]},
         "per_concept": {name: percent(*count) for name, count in counts.items() if count},
     }
@@ -239,7 +227,6 @@ def protocol(kinds: dict[str, str], seeds_forget: int, seeds_keep: int, oracle: 
         "seeds_keep": seeds_keep,
         "pictures": {name: len(part) for name, part in parts.items()},
         "fid": f"{oracle.num_features} oracle features, {len(parts['keep'])} kept pictures of each model",
-        "intervals": "Wilson, 95 %",
     }
 
 

@@ -37,6 +37,20 @@ class Features(nn.Module):
         return features.to(images.device).double()
 
 
+def _fid_compute(real: Tensor, fake: Tensor) -> Tensor:
+    """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of features (N, d) and (M, d), fp64 scalar.
+
+    The eigenvalues of C1 C2 are those of a product of positive matrices, so they are real and not negative; rounding
+    may say otherwise, and what it adds is dropped.
+    """
+    if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
+        raise ValueError(f"FID: expected two or more of each, got {tuple(real.shape)} real, {tuple(fake.shape)} fake")
+    (m1, c1), (m2, c2) = ((x.mean(0), x.T.cov()) for x in (real.double(), fake.double()))  # (d,), (d, d)
+    c1, c2 = (c.reshape(len(m1), len(m1)) for c in (c1, c2))  # d = 1 comes as a scalar
+    root = torch.linalg.eigvals(c1 @ c2).real.clamp_min(0).sqrt().sum()
+    return ((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * root
+
+
 def feature_fid(features: nn.Module, **kwargs) -> FrechetInceptionDistance:
     """torchmetrics' FID over a network's own features: ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), in fp64.
 

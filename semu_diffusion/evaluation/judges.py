@@ -1,0 +1,148 @@
+"""What is written down about each picture: body parts, the concept that a classifier names, CLIP scores, features.
+
+A judge takes files and their shots and gives one dict per picture; it keeps no state, so that processes may share the
+pictures out among themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
+from ..metrics.fid import InceptionDistance
+from ..metrics.nudity import NudeNet
+from ..pictograms import OBJECTS
+from .pictures import read_picture, read_pictures
+from .prompts import Shot
+
+BATCH = 16
+IMAGENET = "microsoft/resnet-50"
+
+
+class BodyParts:
+    """{"detections": [[class, score, box], ...]}: everything that NudeNet reports, whatever is counted later."""
+
+    def __init__(self, detector=None):
+        self.detector = detector or NudeNet()
+
+    def describe(self) -> dict:
+        return self.detector.describe()
+
+    def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
+        return [{"detections": [list(d) for d in found]} for found in self.detector(files)]
+
+
+class Namer:
+    """{"named": label}: the label of the largest logit.
+
+    Args:
+        classify: images (B, 3, H, W) in [0, 1] -> logits (B, C).
+        labels: C of them; a label may list synonyms after commas, as ImageNet's do.
+        about: what `describe` says.
+    """
+
+    def __init__(self, classify: Callable[[Tensor], Tensor], labels: Sequence[str], about: dict):
+        self.classify, self.labels, self.about = classify, list(labels), about
+
+    def describe(self) -> dict:
+        return self.about
+
+    def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
+        return [
+            {"named": self.labels[k]}
+            for start in range(0, len(files), BATCH)
+            for k in self.classify(read_pictures(files[start : start + BATCH])).argmax(1).tolist()
+        ]
+
+
+class Scorer:
+    """{"clip": 0..100}: how well the picture follows its prompt."""
+
+    def __init__(self, encoder: ClipEncoder, name: str):
+        self.encoder, self.name = encoder, name
+
+    def describe(self) -> dict:
+        return {"name": f"CLIP score, {self.name}", "model": weights_hash(self.encoder.model)}
+
+    def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
+        found = []
+        for start in range(0, len(files), BATCH):
+            part = slice(start, start + BATCH)
+            scores = _clip_score_update(read_pictures(files[part]), [s.prompt for s in shots[part]], self.encoder)
+            found += [{"clip": score} for score in scores.tolist()]
+        return found
+
+
+class Embedder:
+    """{"features": (d,)} in fp32, for FID; dropped before anything is written."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], name: str):
+        self.network, self.name = network, name
+
+    def describe(self) -> dict:
+        return {"name": f"features, {self.name}"}
+
+    def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
+        # One by one: pictures made elsewhere differ in size, and no rounding then depends on the batch.
+        return [{"features": self.network(read_picture(file)[None])[0].float().cpu()} for file in files]
+
+
+def same_name(label: str, named: str) -> bool:
+    """Whether a classifier's label, with its synonyms after commas, is this one: "saw, chainsaw" is "saw"."""
+    return label.strip().lower() in [part.strip().lower() for part in named.split(",")]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over a model's state, names and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def oracle_namer(oracle: nn.Module) -> Namer:
+    """The pictograms' oracle: it names the object or the style that it is surer of asked labels; both heads joined."""
+    classify = lambda images: oracle(images)[0]  # noqa: E731
+    return Namer(classify, OBJECTS, {"name": "pictograms oracle", "model": weights_hash(oracle)})
+
+
+def image_classifier(name: str = IMAGENET, device: str | torch.device = "cpu") -> Namer:
+    """A classifier of transformers, from a folder or a Hub id. ValueError where there is none."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)
+        model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load the classifier {name}: {str(error).strip().splitlines()[0]}") from None
+
+    @torch.no_grad()
+    def classify(images: Tensor) -> Tensor:
+        pixels = (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
+        return model(**processor(images=list(pixels), return_tensors="pt").to(device)).logits.float().cpu()
+
+    labels = [model.config.id2label[k] for k in range(model.config.num_labels)]
+    return Namer(classify, labels, {"name": name, "model": weights_hash(model)})
+
+
+def clip_namer(encoder: ClipEncoder, name: str, labels: Sequence[str]) -> Namer:
+    """CLIP asked which of the labels a picture shows."""
+    about = {"name": f"zero-shot CLIP, {name}", "model": weights_hash(encoder.model), "labels": list(labels)}
+    return Namer(lambda images: zero_shot(images, labels, encoder), labels, about)
+
+
+def feature_judge(encoder: ClipEncoder | None, name: str | None) -> Embedder | None:
+    """Features for FID: Inception's where torch-fidelity is installed, else CLIP's where given, else none."""
+    try:
+        version("torch-fidelity")
+    except PackageNotFoundError:
+        return Embedder(encoder.features, f"CLIP {name}") if encoder else None
+    inception = InceptionDistance().inception
+    return Embedder(lambda images: inception((255 * images).round().byte()), "Inception 2048, torch-fidelity")

@@ -1,0 +1,83 @@
+"""Picture files: written whole or not at all, read as tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..adapter.weights import write_atomic
+from ..metrics.drift import check_images
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+END = b"IEND\xaeB\x60\x82"  # the last eight bytes of every PNG
+
+
+def as_saved(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] as an 8-bit file would give them back, so that no figure depends on saving."""
+    return (255 * images).round() / 255
+
+
+def write_picture(image: Tensor, file: Path) -> None:
+    """(3, H, W) in [0, 1] as a PNG, under a temporary name first."""
+    check_images(image[None])
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().cpu().numpy()).save(temporary, "PNG")
+    os.replace(temporary, file)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a PNG is there to its end; one that was cut off is made again."""
+    try:
+        with open(file, "rb") as opened:
+            opened.seek(-len(END), os.SEEK_END)
+            return opened.read() == END
+    except OSError:  # absent, or shorter than that
+        return False
+
+
+def read_picture(file: str | Path) -> Tensor:
+    """A picture as floats (3, H, W) in [0, 1]. ValueError where it is none."""
+    try:
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} is not a picture: {error}") from None
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+
+def read_pictures(files: Iterable[str | Path]) -> Tensor:
+    """Pictures of one size, (N, 3, H, W). ValueError where one has another."""
+    images = [read_picture(file) for file in files]
+    sizes = {tuple(image.shape[1:]) for image in images}
+    if len(sizes) > 1:
+        raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
+    return torch.stack(images)
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """The pictures under a folder, sorted. ValueError without any."""
+    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    if not files:
+        raise ValueError(f"no pictures in {folder}; expected {', '.join(SUFFIXES)} files")
+    return files
+
+
+def write_gallery(
+    base_images: Tensor, erased_images: Tensor, titles: Sequence[str], groups: Sequence[str], folder: Path
+) -> None:
+    """The pictures of `before_after` as files under `gallery/`, and records.json that lists them for the report."""
+    (folder / "gallery").mkdir(parents=True, exist_ok=True)
+    records: dict[str, list[dict]] = {"base": [], "erased": []}
+    for side, images in (("base", base_images), ("erased", erased_images)):
+        for i, (image, title, group) in enumerate(zip(images, titles, groups)):
+            file = f"gallery/{side}-{i:02d}.png"
+            write_picture(image, folder / file)
+            records[side].append({"file": file, "label": title, "group": group})
+    write_atomic(folder / "records.json", json.dumps(records))
