@@ -1,0 +1,111 @@
+"""Writes docs/pictograms.md from the results files, so that no figure in the docs was typed by hand.
+
+python eval/tables.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+RESULTS = Path("eval/results")
+SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
+
+
+def load(name: str) -> dict | None:
+    """A results file; None where that program has not run yet."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def shown(value: float | None, key: str) -> str:
+    """A score as the tables print it."""
+    return "–" if value is None else f"{value:.3f}" if key == "drift" else f"{value:.1f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def made_with(found: dict) -> str:
+    """The command, machine and versions behind a table."""
+    command = found["command"].replace("python ", "python eval/" if "/" not in found["command"] else "python ", 1)
+    machine = found["machine"]
+    place = f"{machine['cores']} cores ({machine['processor']}), {machine['workers']} at a time"
+    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    return f"`{command}` on {place}. Versions: {versions}.\n"
+
+
+def all_concepts(found: dict) -> str:
+    """The 30 concepts one by one, and their means."""
+    total, rows = found["summary"], []
+    for row in found["rows"]:
+        training = row["training"]
+        scores = [shown(row["erased"][k], k) for k in SCORES]
+        before = [shown(row["base"][k], k) for k in ("IRA", "CRA")]
+        rows.append([row["concept"], *scores, *before, str(training["steps"]), f"{training['trained_percent']:.2f}"])
+    means = [shown(total["erased"].get(k), k) for k in SCORES] + [shown(total["base"][k], k) for k in ("IRA", "CRA")]
+    rows.append(["**mean**", *means, "", f"≤ {total['trained_percent']:.2f}"])
+    head = ["erased", "UA", "IRA", "CRA", "neighbours", "FID", "drift", "base IRA", "base CRA", "steps", "trained %"]
+    worst, share = total["worst_UA"]
+    text = f"""## Each concept by itself
+
+UA is the share of pictures of the erased concept in which the oracle no longer names it, IRA and CRA its accuracy on
+what must stay: concepts of the same kind and of the other. Nothing is tuned per concept.
+
+Worst UA: {worst}, {share:.1f}. IRA changes by {total["IRA_change"]:+.1f} and CRA by {total["CRA_change"]:+.1f} points on
+average. One erasure took {total["seconds"]:.0f} s on average.
+"""
+    return "\n".join([text, table(head, rows), "", made_with(found)])
+
+
+def ablation(found: dict) -> str:
+    """One option changed at a time."""
+    rows = []
+    for name, variant in found["variants"].items():
+        total = variant["summary"]
+        scores = [shown(total["erased"][k], k) for k in ("UA", "IRA", "CRA", "FID", "drift")]
+        changes = [f"{total[f'{k}_change']:+.1f}" for k in ("IRA", "CRA")]
+        options = ", ".join(f"{k}={v}" for k, v in variant["options"].items()) or "the defaults"
+        cost = [f"{total['trained_percent']:.2f}", f"{total['seconds']:.0f}", str(total["concepts"])]
+        rows.append([name, f"`{options}`", *scores, *changes, *cost])
+    head = ["variant", "options", "UA", "IRA", "CRA", "FID", "drift", "ΔIRA", "ΔCRA", "trained %", "s", "concepts"]
+    return "\n".join(["## One option changed at a time", "", table(head, rows), "", made_with(found)])
+
+
+def captured(found: dict) -> str:
+    """How much of the later gradients the first bases capture."""
+    rows = [
+        [
+            concept,
+            str(row["step"]),
+            f"{100 * row['captured']:.1f}",
+            "–" if row["left"] is None else f"{row['left']:.2f}",
+        ]
+        for concept, run in found["runs"].items()
+        for row in run
+    ]
+    text = """## What the first bases still capture
+
+Share of the forgetting gradient's energy inside span(U) × span(V), while R is trained and the stop rule is off; `left`
+is the share of the way to the target that is still to go.
+"""
+    return "\n".join([text, table(["concept", "step", "captured %", "left"], rows), "", made_with(found)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("docs/pictograms.md"))
+    args = parser.parse_args()
+    parts = {"pictograms": all_concepts, "ablation": ablation, "captured": captured}
+    found = [write(results) for name, write in parts.items() if (results := load(name))]
+    title = "# Erasing pictograms: measured\n\nWritten by `python eval/tables.py` from the files in `eval/results/`.\n"
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text("\n".join([title, *found]))
+
+
+if __name__ == "__main__":
+    main()
