@@ -56,8 +56,8 @@ def all_concepts(found: dict) -> str:
 UA is the share of pictures of the erased concept in which the oracle no longer names it, IRA and CRA its accuracy on
 what must stay: concepts of the same kind and of the other. Nothing is tuned per concept.
 
-Worst UA: {worst}, {share:.1f}. IRA changes by {total["IRA_change"]:+.1f} and CRA by {total["CRA_change"]:+.1f} points on
-average. One erasure took {total["seconds"]:.0f} s on average.
+Worst UA: {worst}, {share:.1f}. IRA changes by {total["IRA_change"]:+.1f} and CRA by {total["CRA_change"]:+.1f} points
+on average. One erasure took {total["seconds"]:.0f} s on average.
 """
     return "\n".join([text, table(head, rows), "", made_with(found)])
 
