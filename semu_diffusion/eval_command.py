@@ -241,3 +241,13 @@ def show_verdicts(verdicts, notes: list[str], as_json: bool) -> None:
     Console().print(table)
     for note in notes:
         print(f"note: {note}")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder that `semu erase` or `semu eval` wrote.")],
+    blur: Annotated[bool, typer.Option(help="Cover pictures that NudeNet flags until they are clicked.")] = True,
+) -> None:
+    """Write one self-contained report.html: pictures before and after, figures, ranks, protocol."""
+    from .report import write_report_page
+
+    print(write_report_page(folder, blur))
