@@ -1,0 +1,57 @@
+"""SEMU of this package, as `semu erase` does it, within the budget of the peers."""
+
+from __future__ import annotations
+
+from semu_diffusion.adapter.weights import semu_layers
+from semu_diffusion.diffusion import EraseConfig, run_erasure
+from semu_diffusion.diffusion.pipeline import denoiser
+from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
+
+from .work import Budget, Edited
+
+
+def ours(
+    pipe, concept: str, budget: Budget, seed: int, geometry: str = "remain", keep_weight: float = 1.0, **options
+) -> Edited:
+    """`erase` with its own stop rule; `steps` are as many as the budget surely pays for, if that is fewer than its
+    default or what `options` say.
+
+    Args:
+        **options: Fields of `EraseConfig`.
+    """
+    config = EraseConfig(
+        concept=concept, seed=seed, geometry=geometry, keep_weight=keep_weight, latents=budget.latents,
+        keep_latents=budget.keep_latents, sampler_steps=budget.sampler_steps, guidance=budget.guidance,
+        batch_size=budget.batch_size, **options,
+    )  # fmt: skip
+    config.steps = min(config.steps, affordable(config, budget))
+    run_erasure(pipe, config)
+    layers = semu_layers(denoiser(pipe))
+    trained = sum(layer.semu_R["default"].numel() for layer in layers.values())
+    parts = [getattr(layer, f"semu_{part}")["default"] for layer in layers.values() for part in "URV"]
+    return Edited(pipe, trained, 4 * sum(part.numel() for part in parts))
+
+
+def affordable(config: EraseConfig, budget: Budget) -> int:
+    """Training steps that the budget pays for after drawing (3 and 2 predictions a step), gradient and geometry.
+
+    Raises:
+        ValueError: for none.
+    """
+    drawn = config.sampler_steps * (3 * config.latents + 2 * config.keep_latents)
+    basis = config.gradient_records + (64 if config.geometry == "remain" else 0)
+    each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
+    steps = int((budget.evaluations - drawn - basis) / each)
+    if steps < 1:
+        raise ValueError(f"the budget of {budget.evaluations} evaluations leaves no training step; raise it")
+    return steps
+
+
+def variant(geometry: str, keep_weight: float):
+    """`ours` with these choices fixed."""
+
+    def edit(pipe, concept: str, budget: Budget, seed: int, **options) -> Edited:
+        return ours(pipe, concept, budget, seed, geometry, keep_weight, **options)
+
+    edit.__doc__ = f"SEMU, {geometry} basis, {'with' if keep_weight else 'without'} self-distilled keep prompts."
+    return edit
