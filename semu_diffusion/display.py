@@ -16,10 +16,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from .contents import FACTS, block_of, by_depth, depth_bars
 from .diffusion.reporter import Silent
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
+
+INTERFERENCE = {
+    "columns": "overlap of the outputs' spaces (0 none, 1 one within the other)",
+    "rows": "overlap of the inputs' spaces",
+    "chance": "what random spaces of these ranks would have (outputs)",
+    "cosine": "cosine of the updates",
+}
 
 
 class Display(Silent):
@@ -90,3 +99,46 @@ def metrics_table(base: dict, erased: dict, rows: list[tuple[str, str]]) -> Tabl
     for key, meaning in rows:
         table.add_row(key, show(base.get(key)), show(erased.get(key)), meaning)
     return table
+
+
+def contents_tables(contents) -> list[Table]:
+    """What `semu inspect` shows of a `contents.Contents`: its facts, ranks over the depth, and scores."""
+    facts = Table(show_header=False, box=None)
+    for key in FACTS:
+        value = contents.about.get(key)
+        if value not in (None, "", [], {}):
+            facts.add_row(Text(key, style="bold"), Text(printable(value)))
+    depth = Table("block", "layers", "rank", "mean rank", box=None, header_style="bold")
+    energy = {}
+    for name, share in contents.energy.items():
+        energy.setdefault(block_of(name), []).append(share)
+    if energy:
+        depth.add_column("energy kept")
+    blocks = by_depth(contents.ranks)
+    for block, count, bar in depth_bars(contents.ranks):
+        own = energy.get(block, [])
+        share = [f"{sum(own) / len(own):.0%}" if own else "-"] if energy else []
+        depth.add_row(Text(printable(block)), str(count), f"{min(blocks[block])}-{max(blocks[block])}", bar, *share)
+    tables = [facts] if facts.row_count else []
+    tables += [depth] if contents.ranks else []
+    if {"base", "erased"} <= contents.scores.keys():
+        meanings = [(key, "") for key in contents.scores["erased"]]
+        tables.append(metrics_table(contents.scores["base"], contents.scores["erased"], meanings))
+    return tables
+
+
+def printable(value: object, most: int = 200) -> str:
+    """A value from a stranger's file as text that cannot steer the terminal."""
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return "".join(c if c.isprintable() else " " for c in text)[:most]
+
+
+def interference_tables(names: list[str], matrices: dict[str, list[list[float]]]) -> list[Table]:
+    """One table per matrix of `adapter.merging.interference`."""
+    tables = []
+    for key, title in INTERFERENCE.items():
+        table = Table("", *names, title=title, box=None, header_style="bold", title_justify="left")
+        for name, row in zip(names, matrices[key]):
+            table.add_row(name, *(f"{value:.2f}" for value in row))
+        tables.append(table)
+    return tables
