@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .adapter.weights import CONFIG, WEIGHTS, read_config
 
 FILES = ("*.safetensors", "*.json", "*.png", "README.md")  # of an adapter folder; nothing hidden, nothing else
+PLACES = ("", "text_encoder", "text_encoder_2", "text_encoder_3")  # of its parts; "" is the denoiser's
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -26,8 +28,10 @@ def explain(error: Exception, repo: str) -> ValueError:
         (errors.GatedRepoError, f"{repo} is gated; ask for access on its page"),
         (errors.RepositoryNotFoundError, f"no repository {repo} that this token may see"),
         (errors.RevisionNotFoundError, f"{repo} has no such revision"),
-        (errors.EntryNotFoundError, f"{repo} holds no SEMU adapter ({WEIGHTS} is missing)"),
-        (errors.LocalEntryNotFoundError, f"cannot reach the Hub, and {repo} is not in the local cache"),
+        (
+            errors.LocalEntryNotFoundError,
+            f"cannot reach the Hub, and {repo} is neither in the local cache nor a folder",
+        ),
     )
     for kind, text in known:
         if isinstance(error, kind):
@@ -41,18 +45,40 @@ def explain(error: Exception, repo: str) -> ValueError:
     return ValueError(f"the Hub refused {repo}: {' '.join(str(error).split())[:200]}")
 
 
-def to_push(folder: str | Path) -> list[Path]:
-    """The files of an adapter folder that go to the Hub.
+def to_push(folder: str | Path, repo: str = "") -> dict[str, Path | bytes]:
+    """What of an adapter folder goes to the Hub: name there -> file, or for the model card its text with that name.
 
     Raises:
-        ValueError: no adapter there.
+        ValueError: no adapter there, or one that is not whole.
     """
+    from .card import HERE
+
     folder = Path(folder)
-    read_config(folder)
-    for needed in (CONFIG, WEIGHTS):
-        if not (folder / needed).is_file():
-            raise ValueError(f"{folder} has no {needed}; push a folder that `semu erase` wrote")
-    return sorted(f for pattern in FILES for f in folder.glob(pattern) if not f.name.startswith("."))
+    places = [place for place in PLACES if (folder / place / CONFIG).exists() or (folder / place / WEIGHTS).exists()]
+    for place in places or [""]:
+        read_config(folder / place)
+        for needed in (CONFIG, WEIGHTS):
+            if not (folder / place / needed).is_file():
+                raise ValueError(f"{folder / place} has no {needed}; push a folder that `semu erase` wrote")
+    found = [f for pattern in FILES for f in folder.glob(pattern) if not f.name.startswith(".")]
+    found += [folder / place / name for place in places if place for name in (CONFIG, WEIGHTS)]
+    files: dict[str, Path | bytes] = {f.relative_to(folder).as_posix(): f for f in sorted(found)}
+    if repo and "README.md" in files:
+        files["README.md"] = (folder / "README.md").read_text().replace(HERE, repo).encode()
+    return files
+
+
+def check_free(api, repo: str, revision: str | None) -> None:
+    """ValueError where a repository of that name holds something else than a SEMU adapter."""
+    from huggingface_hub import errors
+
+    try:
+        names = [name for name in api.list_repo_files(repo, revision=revision) if not name.startswith(".git")]
+    except errors.RevisionNotFoundError:  # a new branch, or a repository without any commit
+        return
+    ours = any(name.rpartition("/")[2] == CONFIG for name in names)
+    if names and not ours:
+        raise ValueError(f"{repo} exists and holds something else (such as {names[0]}); choose another name")
 
 
 def push_to_hub(
@@ -63,44 +89,57 @@ def push_to_hub(
     create_pr: bool = False,
     message: str = "Add SEMU adapter",
 ) -> str:
-    """Uploads an adapter folder in one commit; returns the commit's address.
+    """Uploads an adapter folder in one commit; returns the commit's address, or the pull request's.
+
+    A repository, or a branch, that does not exist is made first; not so for a pull request, which needs no right to
+    write. An interrupted upload leaves the repository as it was.
 
     Raises:
-        ValueError: no adapter there, a bad name, no token, no right, no network.
+        ValueError: no adapter there, a bad or taken name, no token, no right, no network.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     if not REPO.fullmatch(repo):
         raise ValueError(f"{repo!r} is not a repository name; expected user/name")
-    files, api = to_push(folder), HfApi()
+    files, api = to_push(folder, repo), HfApi()
+    if get_token() is None:
+        raise ValueError("no token: run `hf auth login`, or set HF_TOKEN")
     try:
-        api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=str(folder),
-            allow_patterns=[f.name for f in files],
-            commit_message=message,
-            revision=revision,
-            create_pr=create_pr,
-        )
+        if not create_pr:
+            api.create_repo(repo, private=private, exist_ok=True)
+        check_free(api, repo, revision)
+        if revision and not create_pr:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        operations = [CommitOperationAdd(name, str(f) if isinstance(f, Path) else f) for name, f in files.items()]
+        commit = api.create_commit(repo, operations, commit_message=message, revision=revision, create_pr=create_pr)
     except Exception as error:  # the client's HTTP library, whose errors have no common base, changes with its version
+        if isinstance(error, ValueError) and str(error).startswith(repo):
+            raise
         raise explain(error, repo) from None
     return commit.pr_url or commit.commit_url
 
 
 def pull(repo: str, revision: str | None = None) -> Path:
-    """The local folder of an adapter on the Hub (cached): config and weights only, never pickles.
+    """The local folder of an adapter on the Hub (cached): configs and weights of one commit only, never pickles.
 
     Raises:
         ValueError: no such repository or revision, no adapter in it, no network.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import snapshot_download
 
+    wanted = [f"{place}/{name}" if place else name for place in PLACES for name in (CONFIG, WEIGHTS)]
     try:
-        hf_hub_download(repo, CONFIG, revision=revision)
-        return Path(hf_hub_download(repo, WEIGHTS, revision=revision)).parent
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the client's HTTP library, whose errors have no common base, changes with its version
         raise explain(error, repo) from None
+    if not any((folder / place / CONFIG).is_file() and (folder / place / WEIGHTS).is_file() for place in PLACES):
+        raise ValueError(f"{repo} holds no SEMU adapter ({CONFIG} or {WEIGHTS} is missing)")
+    return folder
+
+
+def local(path: str | Path, revision: str | None = None) -> Path:
+    """A folder or file as it is; "user/name" pulled. ValueError as `pull`."""
+    return pull(str(path), revision) if is_repo(path) else Path(path)
 
 
 def load_adapter(
@@ -113,4 +152,22 @@ def load_adapter(
     """
     from .diffusion.pipeline import load_adapter as load_local
 
-    return load_local(pipe, pull(str(path), revision) if is_repo(path) else path, adapter_name, scale)
+    return load_local(pipe, local(path, revision), adapter_name, scale)
+
+
+def load_adapters(
+    pipe, paths: Mapping[str, str | Path] | Sequence[str | Path], weights: Sequence[float] | None = None
+) -> dict:
+    """`diffusion.many.load_adapters` from folders, files and Hub repositories, all active at their weights.
+
+        load_adapters(pipe, {"cigarette": "no-cigarette", "sepia": "someone/no-sepia"}, [1.0, 0.5])
+        set_weights(pipe, {"cigarette": 1.0})  # the other one off
+
+    Raises:
+        ValueError: as `load_adapter`; another number of weights; a name that is taken.
+    """
+    from .diffusion.many import load_adapters as load_local
+    from .diffusion.many import short_names
+
+    named = dict(paths) if isinstance(paths, Mapping) else dict(zip(short_names(paths), paths))
+    return load_local(pipe, {name: local(path) for name, path in named.items()}, weights)

@@ -7,12 +7,20 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+import huggingface_hub
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args):
         pass
+
+    def parse_request(self):
+        if not self.server.hub.up:
+            self.close_connection = True
+            return False
+        return super().parse_request()
 
     def answer(self, value=b"", status=200, **headers):
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -48,6 +56,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({"errors": [], "warnings": []})
         repo, rest = path.removeprefix("/api/models/").split("/", 2)[:2], path.split("/", 5)[5]
         name = "/".join(repo)
+        if name not in hub.repos:
+            return self.answer({"error": "no such repository"}, 404, X_Error_Code="RepoNotFound")
+        if rest.startswith("branch/"):
+            hub.repos[name].setdefault(unquote(rest.removeprefix("branch/")), hub.repos[name].get("main", {}))
+            return self.answer({})
         if rest.startswith("preupload"):
             files = json.loads(body)["files"]
             return self.answer(
@@ -58,17 +71,25 @@ class Handler(BaseHTTPRequestHandler):
             return self.connection.close()
         lines = [json.loads(line) for line in body.splitlines()]
         files = {l["value"]["path"]: base64.b64decode(l["value"]["content"]) for l in lines if l["key"] == "file"}
-        before = hub.repos[name].get("main", {})
+        revision = unquote(rest.removeprefix("commit/"))
+        before = hub.repos[name].get(revision, {})
         commit = hashlib.sha1(body).hexdigest()
-        hub.repos[name]["main"] = hub.repos[name][commit] = {**before, **files}
+        hub.repos[name][commit] = {**before, **files}
         hub.commits.append((name, sorted(files)))
-        self.answer({"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit, "success": True})
+        answer = {"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit, "success": True}
+        if "create_pr=1" in self.path:
+            hub.repos[name]["refs/pr/1"] = hub.repos[name][commit]
+            return self.answer({**answer, "pullRequestUrl": f"{hub.url}/{name}/discussions/1"})
+        hub.repos[name][revision] = hub.repos[name][commit]
+        self.answer(answer)
 
     def do_GET(self):
         hub = self.server.hub
-        if hub.refuse or self.path.startswith("/api/"):
-            return self.answer({"error": "refused"}, hub.refuse or 404)
-        owner, name, _, revision, file = unquote(self.path.split("?")[0]).lstrip("/").split("/", 4)
+        if hub.refuse:
+            return self.answer({"error": "refused"}, hub.refuse)
+        if self.path.startswith("/api/models/"):
+            return self.list_files(*unquote(self.path.split("?")[0]).removeprefix("/api/models/").split("/", 3))
+        owner, name, _, revision, file = map(unquote, self.path.split("?")[0].lstrip("/").split("/", 4))
         repo = hub.repos.get(f"{owner}/{name}")
         if repo is None:
             return self.answer(status=404, X_Error_Code="RepoNotFound")
@@ -77,10 +98,23 @@ class Handler(BaseHTTPRequestHandler):
         if file not in repo[revision]:
             return self.answer(status=404, X_Error_Code="EntryNotFound", X_Repo_Commit="0" * 40)
         value = repo[revision][file]
-        commit = next(k for k, v in repo.items() if v is repo[revision] and k != "main")
+        commit = next(k for k, v in repo.items() if v is repo[revision] and len(k) == 40)
         self.answer(value, ETag=f'"{hashlib.sha1(value).hexdigest()}"', X_Repo_Commit=commit)
 
     do_HEAD = do_GET
+
+    def list_files(self, owner, name, kind="", revision="main"):
+        """A repository's files, as model information or, for kind "tree", as a tree."""
+        repo = self.server.hub.repos.get(f"{owner}/{name}")
+        if repo is None:
+            return self.answer(status=404, X_Error_Code="RepoNotFound")
+        if revision not in (repo or {"main", "0" * 40}):  # a new repository has one commit without files
+            return self.answer(status=404, X_Error_Code="RevisionNotFound")
+        files = repo.get(revision, {})
+        if kind == "tree":
+            return self.answer([{"type": "file", "path": f, "size": len(v), "oid": f} for f, v in files.items()])
+        commit = next((k for k, v in repo.items() if v is files and len(k) == 40), "0" * 40)
+        self.answer({"id": f"{owner}/{name}", "siblings": [{"rfilename": f} for f in files], "sha": commit})
 
 
 class Hub:
@@ -88,12 +122,14 @@ class Hub:
 
     def __init__(self):
         self.repos, self.private, self.commits, self.requests = {}, {}, [], []
-        self.refuse, self.break_commit = 0, False
+        self.refuse, self.break_commit, self.up = 0, False, True
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.hub = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self):
+        self.up = False  # for connections that are kept open
+        huggingface_hub.close_session()
         self.server.shutdown()
         self.server.server_close()

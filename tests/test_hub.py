@@ -7,10 +7,15 @@ import torch
 from hub_stub import Hub
 from peft import PeftModel
 from test_formats import predict, put_on
+from test_parts import outputs, same
+from test_parts import put_on as put_on_part
 
-from semu_diffusion import load_adapter, load_pipeline, save_lora
+from semu_diffusion import load_adapter, load_adapters, load_pipeline, save_lora, set_weights
 from semu_diffusion.adapter.weights import save_adapter
+from semu_diffusion.card import HERE
 from semu_diffusion.cli import main
+from semu_diffusion.diffusion.export import export
+from semu_diffusion.diffusion.pipeline import save_adapters
 from semu_diffusion.hub import is_repo, pull, push_to_hub, to_push
 
 REPO = "someone/no-cigarette"
@@ -26,10 +31,12 @@ def hub(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("diffusers.loaders.lora_base.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_dummy")
     yield hub
-    hub.close()
+    if hub.up:
+        hub.close()
 
 
 @pytest.fixture
@@ -61,9 +68,7 @@ def test_everybody_loads_what_was_pushed(hub, folder, tiny_model):
     push_to_hub(folder, REPO)
     expected = output_with(lambda pipe: load_adapter(pipe, folder), tiny_model)
     ours = output_with(lambda pipe: load_adapter(pipe, REPO), tiny_model)
-    lora = output_with(
-        lambda pipe: pipe.load_lora_weights(REPO, weight_name="pytorch_lora_weights.safetensors"), tiny_model
-    )
+    lora = output_with(lambda pipe: pipe.load_lora_weights(REPO), tiny_model)
     pipe = load_pipeline(str(tiny_model), "cpu")
     pipe.unet = PeftModel.from_pretrained(pipe.unet, REPO)
     assert torch.equal(ours, expected)
@@ -86,9 +91,89 @@ def test_an_interrupted_upload_leaves_nothing_and_can_be_repeated(hub, folder):
     with pytest.raises(ValueError, match="cannot reach the Hub|the Hub refused"):
         push_to_hub(folder, REPO)
     assert hub.commits == [] and hub.repos[REPO] == {}
+    with pytest.raises(ValueError, match="holds no SEMU adapter|no such revision"):
+        pull(REPO)
     hub.break_commit = False
     push_to_hub(folder, REPO)
     assert len(hub.commits) == 1
+
+
+def test_a_branch_and_a_pull_request(hub, folder):
+    with pytest.raises(ValueError, match="no repository someone/no-cigarette"):
+        push_to_hub(folder, REPO, create_pr=True)
+    push_to_hub(folder, REPO)
+    (folder / "results.json").write_text("{}")
+    push_to_hub(folder, REPO, revision="strong")
+    assert "results.json" in hub.repos[REPO]["strong"] and "results.json" not in hub.repos[REPO]["main"]
+    hub.requests.clear()
+    address = push_to_hub(folder, REPO, create_pr=True)
+    assert address.endswith("/discussions/1") and "/api/repos/create" not in hub.requests
+    assert "results.json" in hub.repos[REPO]["refs/pr/1"] and "results.json" not in hub.repos[REPO]["main"]
+    assert pull(REPO, revision="refs/pr/1").is_dir()
+
+
+def test_a_name_that_is_taken(hub, folder):
+    hub.repos[REPO] = {"main": {"model_index.json": b"{}"}, "0" * 40: {}}
+    with pytest.raises(ValueError, match="exists and holds something else .such as model_index.json.; choose another"):
+        push_to_hub(folder, REPO)
+    assert hub.commits == []
+
+
+def test_without_a_token_nothing_is_sent(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ValueError, match="no token: run `hf auth login`"):
+        push_to_hub(folder, REPO)
+    assert hub.requests == []
+
+
+def test_no_network(hub, folder):
+    push_to_hub(folder, REPO)
+    pull(REPO)
+    hub.close()
+    assert pull(REPO).is_dir()  # from the cache
+    with pytest.raises(ValueError, match="cannot reach the Hub") as caught:
+        push_to_hub(folder, REPO)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="cannot reach the Hub, and someone/other is neither in the local cache nor"):
+        pull("someone/other")
+
+
+def test_text_encoders_travel_and_come_back(hub, tiny_model, tmp_path):
+    pipe = load_pipeline(str(tiny_model), "cpu")
+    put_on_part(pipe.unet)
+    put_on_part(pipe.text_encoder, 1)
+    folder = save_adapters(pipe, tmp_path / "both", {"concept": ["cigarette"]})
+    for form in ("diffusers", "kohya"):
+        export(pipe, folder, form)
+    push_to_hub(folder, REPO)
+    assert "text_encoder/adapter_model.safetensors" in hub.commits[0][1]
+    again = load_pipeline(str(tiny_model), "cpu")
+    load_adapter(again, REPO)
+    expected, found = outputs(pipe), outputs(again)
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    plain = load_pipeline(str(tiny_model), "cpu")
+    plain.load_lora_weights(REPO)  # picks the LoRA among the four files
+    same(outputs(plain), expected)
+    (tmp_path / "both" / "text_encoder" / "adapter_config.json").unlink()
+    with pytest.raises(ValueError, match="text_encoder has no adapter_config.json"):
+        to_push(folder)
+
+
+def test_several_adapters_by_name(hub, folder, tiny_model):
+    push_to_hub(folder, REPO)
+    pipe = load_pipeline(str(tiny_model), "cpu")
+    load_adapters(pipe, [REPO, folder], [0.5, 0.5])
+    expected = output_with(lambda pipe: load_adapter(pipe, folder), tiny_model)
+    torch.testing.assert_close(predict(pipe), expected, rtol=0, atol=1e-5)
+    set_weights(pipe, {})
+    assert torch.equal(predict(pipe), predict(load_pipeline(str(tiny_model), "cpu")))
+
+
+def test_the_card_names_the_repository(hub, folder):
+    (folder / "README.md").write_text(f'load_adapter(pipe, "{HERE}")')
+    push_to_hub(folder, REPO)
+    assert hub.repos[REPO]["main"]["README.md"].decode() == f'load_adapter(pipe, "{REPO}")'
 
 
 @pytest.mark.parametrize("status, message", [(401, "does not accept this token"), (403, "no right to write")])
