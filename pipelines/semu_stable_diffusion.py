@@ -11,16 +11,21 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionPipeline
 
-from semu_diffusion import load_adapter
+from semu_diffusion import load_adapters, set_weights
+from semu_diffusion.diffusion.many import erasing
 
 
 class SemuStableDiffusionPipeline(StableDiffusionPipeline):
     """StableDiffusionPipeline with the argument `erase`: {name of a loaded eraser: strength}."""
 
     def load_eraser(self, name: str, path: str) -> None:
-        """Loads an adapter under a name; it stays off until a call asks for it."""
-        load_adapter(self, path, adapter_name=name)
-        self.unet.disable_adapters()
+        """Loads an adapter, of text encoders too, under a name; it stays off until a call asks for it.
+
+        Raises:
+            ValueError: no such adapter, one for another model, or a name that is taken.
+        """
+        load_adapters(self, {name: path})
+        set_weights(self, {})
 
     def __call__(self, *args, erase: dict[str, float] | None = None, **kwargs):
         """As StableDiffusionPipeline, with these erasers at these strengths for this call.
@@ -28,18 +33,5 @@ class SemuStableDiffusionPipeline(StableDiffusionPipeline):
         Raises:
             ValueError: the name of an eraser that was not loaded, or a negative strength.
         """
-        wanted = {name: strength for name, strength in (erase or {}).items() if strength != 0}
-        loaded = getattr(self.unet, "peft_config", {})
-        unknown = [name for name in wanted if name not in loaded]
-        if unknown:
-            raise ValueError(f"no eraser named {unknown[0]!r}; loaded: {', '.join(loaded) or 'none'}")
-        if any(strength < 0 for strength in wanted.values()):
-            raise ValueError("a strength must not be negative")
-        if not wanted:
+        with erasing(self, erase):
             return super().__call__(*args, **kwargs)
-        self.unet.enable_adapters()
-        self.unet.set_adapters(list(wanted), list(wanted.values()))
-        try:
-            return super().__call__(*args, **kwargs)
-        finally:
-            self.unet.disable_adapters()

@@ -22,20 +22,17 @@ def set_strength(model: nn.Module, scale: float, adapter_name: str = "default") 
 
 
 def set_strengths(model: nn.Module, scales: dict[str, float]) -> None:
-    """W + sum of scale * U R V^T over these adapters by name; all others, and those at 0, are off."""
-    loaded = getattr(model, "peft_config", None) or {}
-    wanted = {name: scale for name, scale in scales.items() if name in loaded and scale != 0}
-    if not loaded:
-        return
-    switch(model, bool(wanted))
-    if wanted and hasattr(model, "set_adapters"):
-        model.set_adapters(list(wanted), list(wanted.values()))
-    elif wanted:
-        for layer in (m for m in model.modules() if isinstance(m, SemuLayer)):
-            layer.set_adapter(list(wanted), inference_mode=True)
-            for name, scale in wanted.items():
-                layer.set_scale(name, scale)
+    """W + sum of scale * U R V^T over these adapters by name; other SEMU adapters, and those at 0, are off.
+
+    LoRAs on the same model stay as they are.
+    """
     for layer in (m for m in model.modules() if isinstance(m, SemuLayer)):
+        wanted = {name: scale for name, scale in scales.items() if scale != 0 and layer.r.get(name)}
+        layer.enable_adapters(bool(wanted))
+        if wanted:
+            layer.set_adapter(list(wanted), inference_mode=True)
+        for name, scale in wanted.items():
+            layer.set_scale(name, scale)
         layer.requires_grad_(False)  # PEFT makes whatever it switches on trainable
 
 

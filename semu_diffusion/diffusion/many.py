@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -66,12 +67,29 @@ def set_weights(pipe, weights: Mapping[str, float]) -> None:
         ValueError: a name that no part of the pipeline carries.
     """
     models = parts(pipe).values()
-    known = {name: None for model in models for name in getattr(model, "peft_config", None) or {}}
+    loaded = (item for model in models for item in (getattr(model, "peft_config", None) or {}).items())
+    known = {name: None for name, config in loaded if isinstance(config, SemuConfig)}
     unknown = next((name for name in weights if name not in known), None)
     if unknown:
         raise ValueError(f"no adapter named {unknown!r}; loaded: {', '.join(known) or 'none'}")
     for model in models:
         set_strengths(model, dict(weights))
+
+
+@contextlib.contextmanager
+def erasing(pipe, erase: Mapping[str, float] | None) -> Iterator[None]:
+    """Loaded adapters at these strengths for the time of the block, all others off; afterwards all are off.
+
+    Raises:
+        ValueError: the name of an adapter that was not loaded, or a strength below 0.
+    """
+    if any(not strength >= 0 for strength in (erase or {}).values()):
+        raise ValueError("a strength must not be negative")
+    set_weights(pipe, erase or {})
+    try:
+        yield
+    finally:
+        set_weights(pipe, {})
 
 
 # --------------------------------------------------------------------------------------------- merging
