@@ -1,0 +1,204 @@
+"""Erases 1, 2, 4, 8 and 16 objects of the embedded model at once, in three ways, and scores what is left.
+
+    python eval/many.py                                    # all, into eval/results/many.json
+    python eval/many.py --count 2 --way joint --set steps=20 --output many.json --work runs/many
+
+- stack: one adapter per object, all of them active on the pipeline at strength 1;
+- merge: the same adapters as one file (`semu merge`), truncated to --energy of the sum;
+- joint: one run of `semu erase` with --concept for each object.
+
+At --energy 1 the merged adapter is the stacked ones exactly. The objects are the first of a fixed random order, so each
+count has those of the smaller ones and more. Adapters stay in the work folder and rows in the results file, so an
+interrupted run goes on. Options are the defaults of `semu erase` unless --set (all runs) or --set-joint (runs with
+several concepts) says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from semu_diffusion.pictograms import OBJECTS
+
+COUNTS, WAYS = (1, 2, 4, 8, 16), ("stack", "merge", "joint")
+ORDER = random.Random(0).sample(OBJECTS, len(OBJECTS))
+CACHE: dict = {}  # the base model's pictures
+
+
+def erased_folder(concepts: list[str], options: dict, folder: Path) -> Path:
+    """The adapter that erases these concepts, trained unless the folder holds one with the same options."""
+    from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
+
+    config, done = EraseConfig(concept=concepts, **options), folder / "results.json"
+    if done.is_file() and json.loads(done.read_text())["options"] == config.to_dict():
+        return folder
+    pipe = load_pipeline("pictograms")
+    pipe.register_to_config(_name_or_path="pictograms")
+    begun = folder / ".work" / "config.json"
+    same = begun.is_file() and json.loads(begun.read_text()) == {"model": "pictograms", **config.to_dict()}
+    run_erasure(pipe, config, folder, overwrite=not same, resume=same)
+    return folder
+
+
+def training_of(folders: list[Path]) -> dict:
+    """Seconds and steps of all runs together, the share of weights trained in them, and the bytes of their files."""
+    facts = [json.loads((folder / "results.json").read_text())["training"] for folder in folders]
+    return {
+        "seconds": round(sum(f["seconds"] for f in facts), 1),
+        "steps": sum(f["steps"] for f in facts),
+        "trained_percent": sum(f["trained_percent"] for f in facts),
+        "bytes": sum((folder / "adapter_model.safetensors").stat().st_size for folder in folders),
+    }
+
+
+def adapted_pipeline(way: str, concepts: list[str], args: argparse.Namespace) -> tuple[object, dict]:
+    """The embedded model without these objects, and what that took."""
+    from semu_diffusion.diffusion import load_adapter, load_pipeline
+    from semu_diffusion.diffusion.many import load_adapters, merge_adapters
+
+    pipe, work = load_pipeline("pictograms"), args.work
+    if way == "joint" and len(concepts) > 1:
+        folder = erased_folder(concepts, {**args.options, **args.joint_options}, work / f"joint-{len(concepts)}")
+        load_adapter(pipe, folder)
+        return pipe, {"training": training_of([folder])}
+    single = {name: erased_folder([name], args.options, work / name.replace(" ", "-")) for name in concepts}
+    facts = {"training": training_of(list(single.values()))}
+    if way == "merge" and len(concepts) > 1:
+        folder, names = work / f"merge-{len(concepts)}", list(single)
+        merged = merge_adapters(pipe, list(single.values()), folder, None, args.energy, "pictograms", names)
+        size = (folder / "adapter_model.safetensors").stat().st_size
+        facts["merged"] = {"layers": merged["layers"], "ranks": merged["ranks"], "bytes": size}
+        return pipe, {**facts, "interference": merged["interference"]}
+    load_adapters(pipe, {name.replace(" ", "-"): folder for name, folder in single.items()})
+    return pipe, facts
+
+
+def score(way: str, concepts: list[str], args: argparse.Namespace) -> dict:
+    """One row: UA over the erased objects, IRA over the others, CRA over the styles, and UA of each object."""
+    from semu_diffusion.suites import run_pictograms
+
+    started = time.time()
+    pipe, facts = adapted_pipeline(way, concepts, args)
+    report, _ = run_pictograms(pipe, concepts, seeds_forget=args.seeds, cache=CACHE)
+    still = report["erased"]["per_concept"]
+    return {
+        "count": len(concepts),
+        "way": way,
+        "concepts": concepts,
+        "UA_each": {name: 100 - still[name] for name in concepts if name in still},
+        "IRA_change": report["erased"]["IRA"] - report["base"]["IRA"],
+        "CRA_change": report["erased"]["CRA"] - report["base"]["CRA"],
+        "row_seconds": round(time.time() - started, 1),
+        **facts,
+        **report,
+    }
+
+
+def summary(rows: list[dict]) -> dict:
+    """Scores by way and count, what each object's UA and the IRA lose against one object alone, and the best way."""
+    table = {way: {} for way in WAYS}
+    for row in rows:
+        scores = {"UA": row["erased"]["UA"], **{k: row[k] for k in ("IRA_change", "CRA_change")}}
+        table[row["way"]][row["count"]] = scores
+    most = max(row["count"] for row in rows)
+    reached = {way: own[most] for way, own in table.items() if most in own}
+    fine = {way: s for way, s in reached.items() if s["UA"] >= 95 and s["IRA_change"] >= -5}
+    best = max(fine or reached, key=lambda way: reached[way]["UA"] + reached[way]["IRA_change"])
+    return {"table": table, "most": most, "best": best, "best_reaches_UA_95_and_IRA_within_5": best in fine}
+
+
+def header(args: argparse.Namespace) -> dict:
+    """What the numbers depend on."""
+    from semu_diffusion.diffusion import EraseConfig
+    from semu_diffusion.diffusion.results import versions
+
+    resolved = {k: v for k, v in EraseConfig(concept="x", **args.options).to_dict().items() if k != "concept"}
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "options": resolved,
+        "joint_options": args.joint_options,
+        "energy": args.energy,
+        "seeds_forget": args.seeds,
+        "versions": versions(),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": args.threads,
+        },
+    }
+
+
+def write(path: Path, head: dict, rows: list[dict]) -> None:
+    """The whole file under a temporary name, then renamed."""
+    rows = sorted(rows, key=lambda r: (r["count"], WAYS.index(r["way"])))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**head, "summary": summary(rows), "rows": rows}, indent=1))
+    temporary.replace(path)
+
+
+def line(row: dict) -> str:
+    """A row for the terminal."""
+    scores = "  ".join(f"{k} {row['erased'][k]:.1f}" for k in ("UA", "IRA", "CRA"))
+    worst = min(row["UA_each"], key=row["UA_each"].get)
+    change = f"IRA {row['IRA_change']:+.1f} against base"
+    return f"{row['count']:>2} {row['way']:<6} {scores}  {change}  worst {worst} {row['UA_each'][worst]:.0f}"
+
+
+def pairs(values: list[str]) -> dict:
+    """Options written as NAME=VALUE."""
+    return {k.replace("-", "_"): yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in values)}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--count", type=int, action="append", metavar="N", help="only so many objects (repeatable)")
+    parser.add_argument("--way", action="append", choices=WAYS, help="only this way (repeatable)")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of semu erase")
+    parser.add_argument("--set-joint", action="append", default=[], metavar="OPTION=VALUE", help="for joint runs only")
+    parser.add_argument("--energy", type=float, default=0.95, help="share of the merged update's energy to keep")
+    parser.add_argument("--seeds", type=int, default=10, help="pictures per forgotten prompt")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
+    parser.add_argument("--work", type=Path, default=Path("runs/many"), help="folder of the adapters")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/many.json"))
+    args = parser.parse_args()
+    if not all(1 <= n < len(ORDER) for n in args.count or COUNTS):
+        parser.error(f"--count must be between 1 and {len(ORDER) - 1}: something has to be kept")
+    args.options, args.joint_options = pairs(args.set), pairs(args.set_joint)
+    return args
+
+
+def main() -> None:
+    import torch
+
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    head, rows = header(args), []
+    if args.output.exists():
+        old = json.loads(args.output.read_text())
+        if all(old[k] == head[k] for k in ("options", "joint_options", "energy", "seeds_forget")):
+            rows = old["rows"]
+    done = {(row["count"], row["way"]) for row in rows}
+    for count in args.count or COUNTS:
+        for way in args.way or WAYS:
+            if (count, way) in done:
+                continue
+            rows.append(score(way, ORDER[:count], args))
+            write(args.output, head, rows)
+            print(line(rows[-1]), flush=True)
+    print(json.dumps(json.loads(args.output.read_text())["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
