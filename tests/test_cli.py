@@ -16,7 +16,7 @@ from semu_diffusion.diffusion.config import EraseConfig, fields
 
 FILES = {
     "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors", "results.json",
-    "before_after.png", "loss.png", "README.md",
+    "semu_kohya.safetensors", "before_after.png", "loss.png", "README.md",
 }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, semu):
     def stop():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "quieten", stop)
+    monkeypatch.setattr("semu_diffusion.shell.quieten", stop)
     status, out, err = semu("generate", "--prompt", "a", "--output", "nowhere", "--model", "nowhere")
     assert status == 130 and out == "" and re.fullmatch("semu: interrupted.*--resume\n", err)
 
