@@ -68,13 +68,18 @@ class Peer:
 
         Raises:
             ValueError: no retain data, and the method cannot work without.
-            FloatingPointError: the loss became NaN or infinite.
+            FloatingPointError: the loss or the logits became NaN or infinite.
         """
         if retain is None and not self.alone:
             raise ValueError(f"{self.name} needs {self.needs} ({self.paper}): the forget set alone is not enough")
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # dropout
-            return self.run(model, forget, retain, budget, seed, **hyper).eval()
+            try:
+                return self.run(model, forget, retain, budget, seed, **hyper).eval()
+            except ValueError as error:
+                if "not finite" in str(error):  # what the library says of logits that are NaN
+                    raise FloatingPointError(str(error)) from None
+                raise
 
 
 def shuffled(
