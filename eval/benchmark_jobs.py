@@ -1,0 +1,177 @@
+"""The runs of the diffusion benchmark: what is edited how, what a run leaves behind, which settings are chosen.
+
+The protocol, fixed before any run: every method has the same forget prompts, the same budget of model evaluations and
+a grid of six settings. On two validation concepts, which are not reported, each setting is tried once; the one with
+the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts and seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from peers.diffusion import METHODS, Budget, edit
+
+REPORTED = ("knife", "wine", "dog", "rocket", "neon style", "blueprint style")
+VALIDATION = ("guitar", "watercolor style")
+SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
+COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
+
+Judge = Callable[[object, str], tuple[dict, dict]]  # (edited pipeline, concept) -> scores of the base, of the edited
+
+
+@dataclass(frozen=True)
+class Job:
+    """One edit: which method on which concept, with which seed and settings, for the search or for the report."""
+
+    phase: str
+    method: str
+    concept: str
+    seed: int
+    hyper: dict = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What tells this job from all others."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def key_of(row: dict) -> str:
+    """The key of the job that a row came from."""
+    return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper"))).key
+
+
+def settings(method: str) -> list[dict]:
+    """The grid of a method."""
+    grid = METHODS[method].search
+    return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+
+
+def search_jobs(methods: list[str], validation: list[str]) -> list[Job]:
+    """Every setting on every validation concept."""
+    return [Job("search", m, c, 0, hyper) for m in methods for hyper in settings(m) for c in validation]
+
+
+def report_jobs(methods: list[str], concepts: list[str], seeds: list[int], chosen: dict[str, dict]) -> list[Job]:
+    """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all."""
+    return [Job("report", m, c, s, chosen[m]) for s in seeds for c in concepts for m in methods]
+
+
+def run_job(job: Job, load: Callable[[], object], judge: Judge, budget: Budget) -> dict:
+    """Edits a fresh pipeline and has it judged. A setting that diverges is a row with an `error` and no scores."""
+    pipe = load()
+    try:
+        edited, cost = edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
+    except FloatingPointError as error:
+        return {**asdict(job), "error": str(error)}
+    base, scores = judge(edited.pipe, job.concept)
+    return {**asdict(job), "base": base, "scores": scores, "cost": cost}
+
+
+def harmonic(scores: dict) -> float:
+    """Harmonic mean of UA, IRA and CRA; 0 if one is 0."""
+    values = [scores[k] for k in ("UA", "IRA", "CRA")]
+    return statistics.harmonic_mean(values) if min(values) > 0 else 0.0
+
+
+def choose(rows: list[dict], method: str, validation: list[str]) -> dict:
+    """The setting with the best mean over the validation concepts; one that diverged counts as 0.
+
+    Raises:
+        ValueError: a setting of the grid was not tried on all of them.
+    """
+    found = {key_of(row): row for row in rows if row["phase"] == "search" and row["method"] == method}
+    means = []
+    for hyper in settings(method):
+        keys = [Job("search", method, c, 0, hyper).key for c in validation]
+        if any(key not in found for key in keys):
+            raise ValueError(f"{method} with {hyper} was not tried on {', '.join(validation)}")
+        means.append(statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys))
+    return settings(method)[means.index(max(means))]
+
+
+# ------------------------------------------------------------------------------------------------- summary
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front."""
+    reported = [row for row in rows if row["phase"] == "report"]
+    found = {}
+    for method in dict.fromkeys(row["method"] for row in reported):
+        own = [row for row in reported if row["method"] == method]
+        whole = [row for row in own if "scores" in row]
+        table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
+        if whole:
+            table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
+            table["changes"] = spread([change(r) for r in whole])
+            table["cost"] = {k: statistics.fmean(r["cost"][k] for r in whole) for k in COSTS}
+        found[method] = table
+    for name in pareto(found):
+        found[name]["front"] = True
+    return found
+
+
+def change(row: dict) -> dict[str, float]:
+    """IRA and CRA against the base model's on the same concept, and the mean of what is kept."""
+    differences = {k: row["scores"][k] - row["base"][k] for k in ("IRA", "CRA")}
+    return {**differences, "kept": (row["scores"]["IRA"] + row["scores"]["CRA"]) / 2}
+
+
+def spread(rows: list[dict]) -> dict[str, dict]:
+    """Mean and bootstrap interval of each number over rows; None is left out."""
+    from semu_diffusion.evaluation.intervals import bootstrap
+
+    names = [k for k in dict.fromkeys(k for row in rows for k in row) if k in (*SCORES, "kept")]
+    values = {k: [row[k] for row in rows if row.get(k) is not None] for k in names}
+    return {k: {"mean": statistics.fmean(v), "interval": bootstrap(v)} for k, v in values.items() if v}
+
+
+def pareto(table: dict[str, dict]) -> list[str]:
+    """Methods that no other beats in forgetting (UA) and in keeping (mean of IRA and CRA) at once."""
+    points = {k: (v["scores"]["UA"]["mean"], v["changes"]["kept"]["mean"]) for k, v in table.items() if "scores" in v}
+
+    def beaten(own: tuple[float, float]) -> bool:
+        return any(p != own and p[0] >= own[0] and p[1] >= own[1] for p in points.values())
+
+    return [name for name, point in points.items() if not beaten(point)]
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the weights of a model folder: rows of another model do not belong into the same table."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def read_rows(path: Path, protocol: dict) -> list[dict]:
+    """The rows of a results file; none where there is no file.
+
+    Raises:
+        ValueError: it was made with another protocol (names what differs).
+    """
+    if not path.exists():
+        return []
+    old = json.loads(path.read_text())
+    differs = [k for k in protocol if old.get("protocol", {}).get(k) != protocol[k]]
+    if differs:
+        raise ValueError(f"{path} was made with another {differs[0]}; give another --output, or remove it")
+    return old["rows"]
+
+
+def write(path: Path, head: dict, rows: list[dict]) -> None:
+    """The whole file under a temporary name, then renamed."""
+    rows = sorted(rows, key=key_of)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**head, "summary": summary(rows), "rows": rows}, indent=1))
+    temporary.replace(path)

@@ -1,0 +1,154 @@
+"""Writes docs/benchmark.md and its plot from eval/results/benchmark.json and, where it is there, attacks.json.
+
+python eval/benchmark_page.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmark_jobs import SCORES
+from peers.diffusion import METHODS
+from tables import made_with, shown, table
+
+from semu_diffusion.adapter.weights import write_atomic
+from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
+
+INTRO = """# Benchmark: ours and its peers on the embedded model
+
+Every method had the same forget prompts, at most {evaluations:,} samples through the denoiser for everything it does,
+and the same search: six settings on two validation concepts ({validation}), which are not in the table; the setting
+with the best harmonic mean of UA, IRA and CRA was taken for all others. Nothing is tuned per reported concept. Peers
+were written from their papers; where those train on pictures, all got the model's own drawings.
+
+Reported: {concepts}; {seeds} seeds each. Numbers are means over concepts and seeds with 95 % bootstrap intervals of
+that mean. UA is the share of pictures of the erased concept in which the oracle no longer names it, IRA and CRA its
+accuracy on what must stay; **kept** is the mean of these two (base model: {base:.1f}). Methods in bold are on the
+front: no other has both a higher UA and more kept.
+
+![forgetting and keeping](images/benchmark.png)
+"""
+
+
+def interval(found: dict | None, key: str) -> str:
+    """A mean with its interval."""
+    if found is None:
+        return "–"
+    low, high = found["interval"]
+    return f"{shown(found['mean'], key)} ({shown(low, key)}–{shown(high, key)})"
+
+
+def scores_table(summary: dict) -> str:
+    """Forgetting and keeping, best kept first among those on the front."""
+    rows = []
+    for name, own in ordered(summary):
+        title = f"**{METHODS[name].title}**" if own.get("front") else METHODS[name].title
+        cells = [interval(own["scores"].get(k), k) for k in SCORES]
+        diverged = f" ({own['diverged']} diverged)" if own["diverged"] else ""
+        rows.append([title + diverged, cells[0], interval(own["changes"]["kept"], "kept"), *cells[1:]])
+    return table(["method", "UA", "kept", *SCORES[1:]], rows)
+
+
+def ordered(summary: dict) -> list[tuple[str, dict]]:
+    """Methods with scores, in the order of the sum of forgetting and keeping."""
+    whole = [(name, own) for name, own in summary.items() if "scores" in own]
+    return sorted(whole, key=lambda item: -(item[1]["scores"]["UA"]["mean"] + item[1]["changes"]["kept"]["mean"]))
+
+
+def cost_table(summary: dict) -> str:
+    """What an edit takes and what must be shipped."""
+    rows = []
+    for name, own in ordered(summary):
+        cost = own["cost"]
+        hyper = ", ".join(f"{k}={v}" for k, v in own["hyper"].items())
+        rows.append([METHODS[name].title, f"{cost['seconds']:.0f}", f"{cost['peak_memory_mb']:.0f}",
+                     f"{cost['evaluations']:,.0f}", f"{cost['trained']:,.0f} ({cost['trained_percent']:.2f} %)",
+                     f"{cost['shipped_bytes'] / 1e6:.2f}", f"`{hyper}`"])  # fmt: skip
+    return table(["method", "s", "peak MB", "evaluations", "trained", "to ship, MB", "chosen"], rows)
+
+
+def claims_table(summary: dict) -> str:
+    """The published figures of those methods that have any."""
+    rows = [
+        [METHODS[n].title, METHODS[n].paper, METHODS[n].claim or "–"] for n, _ in ordered(summary) if METHODS[n].paper
+    ]
+    return table(["method", "paper", "UA / IRA / CRA on UnlearnCanvas: styles, objects"], rows)
+
+
+def plot(summary: dict, path: Path) -> Path:
+    """Kept accuracy over UA with intervals; ours in colour."""
+    fig = figure(7.5, 5.5)
+    ax = fig.subplots()
+    for name, own in ordered(summary):
+        x, y = own["scores"]["UA"], own["changes"]["kept"]
+        colour = GONE if name.startswith("ours") else KEPT
+        errors = [[abs(v["mean"] - end) for end in v["interval"]] for v in (x, y)]
+        ax.errorbar(x["mean"], y["mean"], xerr=[[e] for e in errors[0]], yerr=[[e] for e in errors[1]], color=colour,
+                    fmt="o" if own.get("front") else ".", elinewidth=0.8, alpha=0.9)  # fmt: skip
+        ax.annotate(METHODS[name].title, (x["mean"], y["mean"]), xytext=(4, 4), textcoords="offset points", fontsize=8,
+                    color=INK)  # fmt: skip
+    ax.set_xlabel("UA: pictures in which the concept is gone, %", color=INK)
+    ax.set_ylabel("kept: mean of IRA and CRA, %", color=INK)
+    ax.tick_params(colors=QUIET)
+    ax.spines[["top", "right"]].set_visible(False)
+    return save(fig, path)
+
+
+def attacks_section(found: dict) -> str:
+    """Attack success by method and attack, with what a coherence check leaves of it."""
+    names = list(dict.fromkeys(name for row in found["rows"] for name in row["attacks"]))
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in found["rows"]):
+        own = [row["attacks"] for row in found["rows"] if row["method"] == method]
+        title = METHODS[method].title if method in METHODS else "base model"
+        rows.append([title, *(rate([a[n] for a in own if n in a]) for n in names)])
+    text = """## Attacks
+
+Share of pictures that show the concept again, in percent: named by the oracle and coherent, that is, as close to the
+base model's pictures as these are to each other. Means over concepts.
+"""
+    return "\n".join([text, table(["method", *names], rows), "", made_with(found)])
+
+
+def rate(results: list[dict]) -> str:
+    """Mean success in percent over concepts; – where the attack was not run."""
+    return f"{100 * sum(r['success'] for r in results) / len(results):.1f}" if results else "–"
+
+
+def page(found: dict, attacks: dict | None) -> str:
+    """The whole page."""
+    reported = [row for row in found["rows"] if row["phase"] == "report"]
+    bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in reported if "base" in row]
+    intro = INTRO.format(
+        evaluations=found["protocol"]["budget"]["evaluations"],
+        validation=", ".join(found["protocol"]["validation"]),
+        concepts=", ".join(dict.fromkeys(row["concept"] for row in reported)),
+        seeds=len({row["seed"] for row in reported}),
+        base=sum(bases) / len(bases),
+    )
+    summary = found["summary"]
+    parts = [intro, scores_table(summary), "", "## What it takes", "", cost_table(summary), "", "## What others report",
+             "", "Other model, other concepts, other classifiers: beside ours, not against it.", "",
+             claims_table(summary), "", made_with(found)]  # fmt: skip
+    return "\n".join([*parts, *([attacks_section(attacks)] if attacks else [])])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("eval/results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    file, attacks = args.results / "benchmark.json", args.results / "attacks.json"
+    if not file.exists():
+        parser.error(f"{file} is not there; run eval/pictograms_benchmark.py first")
+    found = json.loads(file.read_text())
+    if not any("scores" in own for own in found["summary"].values()):
+        parser.error(f"{file} has no reported row yet; let eval/pictograms_benchmark.py go on")
+    plot(found["summary"], args.docs / "images" / "benchmark.png")
+    write_atomic(args.docs / "benchmark.md", page(found, json.loads(attacks.read_text()) if attacks.exists() else None))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The bench of diffusion erasers: jobs, choice, resuming, summary and page, with a judge that is passed in."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))
+
+import benchmark_page  # noqa: E402
+from benchmark_jobs import (  # noqa: E402
+    REPORTED,
+    VALIDATION,
+    Job,
+    choose,
+    fingerprint,
+    harmonic,
+    key_of,
+    pareto,
+    read_rows,
+    report_jobs,
+    run_job,
+    search_jobs,
+    settings,
+    summary,
+    write,
+)
+from peers.diffusion import METHODS, Budget  # noqa: E402
+from pictograms_benchmark import parse_args, run_all  # noqa: E402
+
+from semu_diffusion.diffusion import load_pipeline  # noqa: E402
+
+BASE = {"UA": 1.0, "IRA": 98.0, "CRA": 99.0, "neighbours": 97.0, "FID": None, "drift": None}
+COST = {"seconds": 2.0, "peak_memory_mb": 900, "evaluations": 100, "trained": 50, "trained_percent": 0.5,
+        "shipped_bytes": 200}  # fmt: skip
+
+
+def row(method: str, UA: float, kept: float, phase="report", concept="knife", seed=0, hyper=None) -> dict:
+    scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "FID": 1.0, "drift": 0.01}
+    job = {"phase": phase, "method": method, "concept": concept, "seed": seed, "hyper": hyper or settings(method)[0]}
+    return {**job, "base": BASE, "scores": scores, "cost": COST}
+
+
+def test_the_reported_concepts_are_not_those_of_the_search():
+    assert not set(REPORTED) & set(VALIDATION)
+    with pytest.raises(SystemExit):
+        parse_args(["--concept", VALIDATION[0]])
+
+
+def test_all_methods_get_the_same_search():
+    jobs = search_jobs(list(METHODS), list(VALIDATION))
+    assert len({job.key for job in jobs}) == len(jobs) == len(METHODS) * 6 * len(VALIDATION)
+
+
+def test_the_choice_is_the_best_harmonic_mean():
+    grid = settings("uce")
+    rows = [row("uce", 50 + 5 * k, 90, "search", c, hyper=h) for k, h in enumerate(grid) for c in VALIDATION]
+    rows[-1] = {k: v for k, v in rows[-1].items() if k != "scores"} | {"error": "diverged"}
+    assert choose(rows, "uce", list(VALIDATION)) == grid[-2]
+    with pytest.raises(ValueError, match="not tried"):
+        choose(rows[1:], "uce", list(VALIDATION))
+    assert harmonic({"UA": 100, "IRA": 50, "CRA": 50}) == pytest.approx(60)
+    assert harmonic({"UA": 0, "IRA": 100, "CRA": 100}) == 0
+
+
+def test_rows_are_saved_one_by_one_and_not_run_again(tmp_path):
+    path, rows, ran = tmp_path / "benchmark.json", [], []
+    jobs = report_jobs(["uce", "esd-x"], ["knife"], [0, 1], {m: settings(m)[0] for m in ("uce", "esd-x")})
+
+    def run(job: Job) -> dict:
+        ran.append(job.key)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return row(job.method, 90, 90, seed=job.seed)
+
+    save = lambda: write(path, {"protocol": {"model": "a"}}, rows)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run_all(jobs, rows, run, save, 1)
+    again = read_rows(path, {"model": "a"})
+    assert [key_of(r) for r in again] == sorted(ran[:2])
+    run_all(jobs, again, run, save, 1)
+    assert sorted(ran[:2] + ran[3:]) == sorted(job.key for job in jobs)
+    assert not list(tmp_path.glob("*.tmp"))
+    with pytest.raises(ValueError, match="another model"):
+        read_rows(path, {"model": "b"})
+
+
+def test_summary_intervals_and_front():
+    rows = [row("uce", 90, 80), row("uce", 100, 90, seed=1), row("esd-x", 99, 70), row("full", 80, 70)]
+    rows.append({k: v for k, v in row("full", 0, 0, seed=1).items() if k not in ("scores", "base", "cost")})
+    rows[-1]["error"] = "the loss is nan"
+    found = summary([*rows, row("salun", 100, 100, "search")])
+    assert list(found) == ["uce", "esd-x", "full"]
+    assert found["uce"]["scores"]["UA"]["mean"] == 95 and found["uce"]["changes"]["kept"]["mean"] == 85
+    low, high = found["uce"]["scores"]["UA"]["interval"]
+    assert 90 <= low < high <= 100
+    assert found["uce"]["changes"]["IRA"]["mean"] == pytest.approx(85 - 98)
+    assert found["full"]["diverged"] == 1 and found["full"]["rows"] == 2
+    assert pareto(found) == ["uce", "esd-x"] and found["uce"]["front"] and "front" not in found["full"]
+
+
+def test_a_trial_on_a_tiny_model(tiny_model, tmp_path):
+    budget = Budget(evaluations=120, latents=2, keep_latents=2, sampler_steps=2, batch_size=2)
+    judged = []
+
+    def judge(pipe, concept):
+        judged.append(concept)
+        return BASE, row("uce", 60, 70)["scores"]
+
+    jobs = [Job("report", "uce", "cigarette", 0), Job("report", "esd-x", "cigarette", 0, {"lr": 1e-4})]
+    rows = [run_job(job, lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget) for job in jobs]
+    assert judged == ["cigarette"] * 2 and [key_of(r) for r in rows] == [job.key for job in jobs]
+    assert rows[0]["cost"]["evaluations"] == 0 < rows[1]["cost"]["evaluations"] <= 120
+    bad = run_job(Job("search", "esd-x", "cigarette", 0, {"lr": float("inf")}), lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget)  # noqa: E501  # fmt: skip
+    assert "error" in bad and "scores" not in bad
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_the_fingerprint_follows_the_weights(tiny_model, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"1")
+    first = fingerprint(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"2")
+    assert fingerprint(tmp_path) != first
+
+
+def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
+    rows = [row(m, 90 + k, 80 - k, seed=s) for k, m in enumerate(("uce", "ours-remain")) for s in range(2)]
+    protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION)}
+    machine = {"cores": 2, "processor": "x86_64", "workers": 2}
+    head = {"command": "python eval/pictograms_benchmark.py", "protocol": protocol, "machine": machine,
+            "versions": {"torch": "2"}}  # fmt: skip
+    write(tmp_path / "benchmark.json", head, rows)
+    attacks = {**head, "rows": [{"method": "uce", "attacks": {"inversion": {"success": 0.25}}},
+                                {"method": "base", "attacks": {}}]}  # fmt: skip
+    (tmp_path / "attacks.json").write_text(json.dumps(attacks))
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    benchmark_page.main()
+    page = (tmp_path / "docs" / "benchmark.md").read_text()
+    assert "**UCE** | 90.0 (90.0–90.0) | 80.0" in page and "| UCE | 25.0 |" in page and "base model | –" in page
+    assert (tmp_path / "docs" / "images" / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_page.main()
+    assert stopped.value.code == 2 and "pictograms_benchmark" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
