@@ -10,6 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "eval"))
 import bench_scale
 import scale_models
+import scaling
 from tiny import QUICK
 
 from semu_diffusion import erase, load_pipeline
@@ -84,3 +85,21 @@ def test_the_written_pipeline_can_be_erased_from(tmp_path):
     pipe = load_pipeline(str(scale_models.write_pipeline("tiny", tmp_path / "model", 8)))
     erasure = erase(pipe, "cat", **{**QUICK, "steps": 1})
     assert erasure.progress.step == 1
+
+
+def test_costs_are_counted_from_the_configuration(tmp_path):
+    tiny = scaling.describe("tiny", 4)
+    call = scale_models.inputs("tiny", scale_models.make("tiny"), 1)
+    assert tiny.forward == scaling.counted(scale_models.make("tiny"), call)  # meta tensors do the same sums
+    assert 2 * tiny.forward < tiny.semu.flops < 2.6 * tiny.forward  # no gradients of weights
+    assert tiny.semu.flops < tiny.lora.flops < tiny.full.flops < 3 * tiny.forward
+    model = scale_models.make("tiny")
+    assert tiny.semu.trained == sum(p.numel() for p in scale_models.as_semu(model, 4))
+    assert tiny.adapter == 4 * sum(v.numel() for k, v in model.state_dict().items() if "semu_" in k)
+    config = scaling.EraseConfig(concept="x")
+    one, many = (scaling.run_flops(tiny, config, n, 64) for n in (1, 64))
+    assert one["gradient"] == many["gradient"] and one["training"] > 10 * many["training"]
+    assert scaling.moved_bytes(tiny, config, 1)["SEMU"] == 0
+    assert scaling.moved_bytes(tiny, config, 64)["SEMU"] < scaling.moved_bytes(tiny, config, 64)["LoRA"]
+    text = scaling.page([tiny], config, 4, 64, None)
+    assert text.count("| tiny |") == 7 and "Counted and measured" not in text

@@ -13,6 +13,7 @@ from .objectives import OBJECTIVES
 TARGETS = {
     "all": r".*",
     "cross-attention": r".*(attn2|attn\.add_[qkv]_proj|attn\.to_add_out).*",  # the latter: SD3, FLUX
+    "self-attention": r".*(attn1\.|self_attn\.|attn\.to_(q|k|v|out)|attentions\.\d+\.to_).*",
     "attention": r".*(attn[12]|attn\.|attentions\.\d+\.to_).*",  # the latter: FLUX, UNet2DModel
     "convolutions": r".*(conv|resnets).*",
     "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
@@ -50,6 +51,7 @@ class EraseConfig:
         1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting."
     )
     # basis
+    train: str = option("denoiser", "What carries the adapter: denoiser or text_encoder.")
     target_modules: str = option("all", f"Layers to adapt: {', '.join(TARGETS)}, or a regex.")
     gamma: float = option(0.9, "Share of the forgetting gradient's energy that each basis keeps, in (0, 1].")
     gamma_cross: float | None = option(None, "Another gamma for cross-attention (the paper: 1.0).")
@@ -57,6 +59,9 @@ class EraseConfig:
     geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
     damping: float = option(1e-2, "Damping of the remain geometry, relative.")
     gradient_records: int = option(256, "Most records over which the forgetting gradient is summed.")
+    sketch: int | None = option(
+        None, "Sum the gradient as linear sketches of so many columns, where it does not fit; 64 is a good number."
+    )
     refresh: int = option(0, "Most times to extend the basis with the gradient of the adapted model.")
     refresh_below: float = option(0.3, "Refresh once the bases capture less than this share of the gradient.")
     # training
@@ -73,6 +78,9 @@ class EraseConfig:
     seed: int = option(0, "Seed of everything drawn at random.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(False, "Trade time for memory.")
+    max_memory: float | None = option(
+        None, "GB that may be used: sketches, checkpointing and smaller parts of a step are chosen to fit."
+    )
     tracker: str | None = option(None, "Accelerate tracker, e.g. tensorboard.")
     save_every: int = option(50, "Training steps between checkpoints.")
 
@@ -98,6 +106,9 @@ class EraseConfig:
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
             (self.damping >= 0 and self.refresh >= 0, "damping and refresh must not be negative"),
+            (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
+            (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),
+            (self.max_memory is None or self.max_memory > 0, "max-memory must be above 0"),
             (self.gradient_records >= 1, "gradient-records must be at least 1"),
             (self.save_every >= 1, "save-every must be at least 1"),
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
@@ -160,4 +171,4 @@ class EraseConfig:
 
 
 # Where each group of options begins, for --help.
-GROUPS = {"concept": "Concept", "objective": "Objective", "target_modules": "Basis", "steps": "Training"}
+GROUPS = {"concept": "Concept", "objective": "Objective", "train": "Basis", "steps": "Training"}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch import nn
 
 from ..adapter import SemuConfig
@@ -21,7 +24,8 @@ from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
-from .pipeline import base_name, load_pipeline, model_path
+from .memory import plan, size_of
+from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
 from .reporter import Silent
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -71,7 +75,7 @@ def run_erasure(
     started, reporter = time.time(), reporter or Silent()
     name = pipe if isinstance(pipe, str) else base_name(pipe)
     pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
-    family, vocabulary = family_of(pipe), vocabulary_of(model_path(name))
+    family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
         raise ValueError(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
@@ -80,7 +84,9 @@ def run_erasure(
     folder = Path(output) if output else None
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=config.tracker,
-                              project_dir=folder and str(folder), cpu=pipe.device.type == "cpu")  # fmt: skip
+                              project_dir=folder and str(folder), cpu=pipe.device.type == "cpu",
+                              # U and V are buffers, and the same everywhere since make_bases
+                              kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])  # fmt: skip
     pipe.to(accelerator.device)
     if folder and accelerator.is_main_process:
         prepare_folder(folder, config, overwrite, resume, name)
@@ -91,16 +97,19 @@ def run_erasure(
             part.requires_grad_(False)
     work = folder / WORK if folder else None
     try:
+        config, fits = fitted(family, config, pairs[0].prompt, reporter)
         states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
-        bases = make_bases(family, config, states, accelerator, reporter)
+        with idle_parts_parked(pipe, family):
+            bases = make_bases(family, config, states, accelerator, reporter)
     except ValueError:  # the options do not fit the model or the pictures: nothing has begun
         if folder and accelerator.is_main_process:
             discard(folder)
         raise
     adapt(family, config, bases, name)
-    progress = train(family, config, states, accelerator, work, reporter)
+    with idle_parts_parked(pipe, family):
+        progress = train(family, config, states, accelerator, work, reporter)
     freeze(family)
-    facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress)}
+    facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits}
     erasure = Erasure(pipe, config, progress, facts, folder)
     if folder and accelerator.is_main_process:
         write_outputs(erasure, name)
@@ -138,6 +147,41 @@ def discard(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------ stages
 
 
+def fitted(family, config: EraseConfig, prompt: str, reporter: Silent) -> tuple[EraseConfig, dict]:
+    """The choices that fit into --max-memory, and the fact of it; ValueError where none do."""
+    if config.max_memory is None:
+        return config, {}
+    resident = {id(m): m for m in (*parts(family.pipe).values(), getattr(family.pipe, "vae", None)) if m is not None}
+    parked = {} if family.pipe.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
+    fixed = sum(size_of(m) for key, m in resident.items() if key not in parked)
+    config, words = plan(family, config, adapter_config(config), prompt, fixed)
+    reporter.stage(f"memory: {words}")
+    return config, {"memory": words}
+
+
+def idle_parts(pipe, family) -> list[nn.Module]:
+    """Models that nothing needs once the prompts are encoded and the pictures are latents."""
+    busy = {id(family.model), id(denoiser(pipe))}
+    return [m for m in pipe.components.values() if isinstance(m, nn.Module) and id(m) not in busy]
+
+
+@contextlib.contextmanager
+def idle_parts_parked(pipe, family) -> Iterator[None]:
+    """Text encoders and autoencoder in the CPU's memory for the time of the block, where that is another one."""
+    device, idle = family.model.device, idle_parts(pipe, family)
+    if device.type == "cpu":
+        yield
+        return
+    for module in idle:
+        module.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        for module in idle:
+            module.to(device)
+
+
 def adapter_config(config: EraseConfig) -> SemuConfig:
     """The adapter's part of the choices."""
     pattern = {} if config.gamma_cross is None else {"attn2": config.gamma_cross}
@@ -159,8 +203,11 @@ def make_bases(
     trainer = Trainer(family, config, states, accelerator, Path("."))
     model = family.model
     if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    bases = find_bases(model, adapter_config(config), trainer.forgetting_gradient(model), trainer.kept_forward(model))
+        named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
+        getattr(model, named)()  # transformers' name and diffusers'
+    bases = find_bases(
+        model, adapter_config(config), trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch
+    )
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     reporter.ranks(bases)
     return bases

@@ -52,7 +52,7 @@ def denoiser(pipe) -> nn.Module:
 
 
 def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = torch.float32):
-    """A diffusers pipeline from the embedded name, a folder, or a Hub id.
+    """A diffusers pipeline from the embedded name, a folder, a single `.safetensors` file, or a Hub id.
 
     Raises:
         ValueError: nothing there, or not a diffusers pipeline.
@@ -60,6 +60,8 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = to
     from diffusers import DiffusionPipeline
 
     path, device = model_path(model), check_device(device)
+    if path.endswith((".safetensors", ".ckpt")):
+        return load_single_file(Path(path)).to(device, dtype)
     if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{model} is a folder without model_index.json, so it is no diffusers pipeline")
     if not Path(path).exists() and (path.count("/") != 1 or path.startswith((".", "/"))):
@@ -69,6 +71,54 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = to
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the model {model}: {str(error).strip().splitlines()[0]}") from None
     return pipe.to(device, dtype)
+
+
+def load_single_file(file: Path):
+    """A pipeline from one checkpoint file in the layout of the original code, as Civitai has them.
+
+    Such a file holds weights only. Configurations and tokenizers come from a diffusers folder of the same name without
+    its ending, or from the folder that the file lies in; where neither is one, diffusers asks the Hub for those of
+    the model that the file looks like.
+
+    Raises:
+        ValueError: no such file, a pickle, or a file that is not of such a model.
+    """
+    import diffusers
+    from safetensors import SafetensorError
+
+    if file.suffix != ".safetensors":
+        raise ValueError(f"{file} may run code when it is read; convert it to .safetensors first")
+    if not file.is_file():
+        raise ValueError(f"no model at {file}: there is no such file")
+    folder = next((f for f in (file.with_suffix(""), file.parent) if (f / "model_index.json").is_file()), None)
+    options = {}
+    try:
+        if folder:
+            index = diffusers.DiffusionPipeline.load_config(folder)
+            kind = getattr(diffusers, index["_class_name"])
+            options = {"config": str(folder), "local_files_only": True}
+        else:
+            kind = single_file_kind(file)
+        return kind.from_single_file(str(file), **options)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError, RuntimeError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = f"a diffusers folder {file.with_suffix('')} with the model's configurations may help"
+        raise ValueError(f"cannot load {file} as a single-file checkpoint: {said}; {where}") from None
+
+
+def single_file_kind(file: Path) -> type:
+    """The pipeline class that fits the names of a checkpoint's weights; Stable Diffusion's where none is special."""
+    import diffusers
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as weights:
+        names = set(weights.keys())
+    marks = {
+        "StableDiffusionXLPipeline": "conditioner.embedders.1.model.ln_final.weight",
+        "StableDiffusion3Pipeline": "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias",
+    }
+    found = next((name for name, mark in marks.items() if mark in names), "StableDiffusionPipeline")
+    return getattr(diffusers, found)
 
 
 def check_device(name: str | None) -> torch.device:

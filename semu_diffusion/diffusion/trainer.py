@@ -93,7 +93,7 @@ class Trainer:
         records = self.forget[: self.config.gradient_records]  # in random order since __init__
 
         def backward() -> None:
-            for index in records.split(2 * self.config.batch_size):
+            for index in records.split(max(1, 2 * self.config.batch_size // self.config.accumulate)):
                 share = len(index) / len(records)
                 (share * squared_error(self.predict(model, index), self.targets(index))).backward()
 

@@ -7,6 +7,7 @@ from .pixart import PixArt
 from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
 from .stable_diffusion import StableDiffusion
+from .text_encoder import TextEncoder
 
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
@@ -20,12 +21,19 @@ __all__ = ["FAMILIES", "Conditions", "Diffusion", "Family", "Flow", "family_of",
 __all__ += [family.__name__ for family in FAMILIES]
 
 
-def family_of(pipe) -> Family:
+def family_of(pipe, train: str = "denoiser") -> Family:
     """The family of a pipeline.
+
+    Args:
+        train: What shall carry the adapter, "denoiser" or "text_encoder".
 
     Raises:
         ValueError: an unknown one (the message lists the known), or one whose schedule or model does not fit.
     """
+    if train == "text_encoder":
+        if not TextEncoder.matches(pipe):
+            raise ValueError(f"only {TextEncoder.title} can be trained, not that of {type(pipe).__name__}")
+        return TextEncoder(pipe)
     for family in FAMILIES:
         if family.matches(pipe):
             return family(pipe)

@@ -1,0 +1,274 @@
+"""What an erasure costs on 1, 8 and 64 GPUs, computed from the real configurations without any weights.
+
+    python eval/scaling.py                     # writes docs/scaling.md
+    python eval/scaling.py --model sd15 --output scaling.md
+
+Floating point operations and saved activations are counted while a model of "meta" tensors runs forward and backward;
+nothing is measured but in the last section, which holds the counts against eval/results/scale.json where it exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from scale_models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from semu_diffusion.adapter.decompose import choose_method, most_columns
+from semu_diffusion.adapter.sketch import Maps
+from semu_diffusion.diffusion import EraseConfig
+from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
+
+GPUS = (1, 8, 64)
+PEAK, SHARE = 989e12, 0.4  # assumed: dense bf16 of an H100 SXM by its data sheet, and how much of it is reached
+COLUMNS = 64  # of the gradient's sketches
+
+
+@dataclass
+class Step:
+    """Operations and bytes of saved activations of one record's forward and backward, and what is trained."""
+
+    flops: float
+    saved: int
+    trained: int
+
+
+def counted(model: nn.Module, call: Callable) -> float:
+    """Floating point operations of one forward pass."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(model)
+    return counter.get_total_flops()
+
+
+def count_step(model: nn.Module, call: Callable, variant: str, rank: int) -> Step:
+    """One training step of a variant on meta tensors; parameters that are saved for the backward are not counted."""
+    trained = sum(p.numel() for p in VARIANTS[variant](model, rank))
+    held = {id(p.untyped_storage()) for p in model.parameters()}
+    known = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known and id(storage) not in held:
+            saved[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with FlopCounterMode(display=False) as counter:
+            call(model).square().mean().backward()
+    found = Step(counter.get_total_flops(), sum(storage.nbytes() for storage in saved.values()), trained)
+    restore(model)
+    return found
+
+
+def basis_flops(layers: dict[str, tuple[int, ...]], rank: int) -> float:
+    """Operations of the decompositions at most, as `choose_method` counts them."""
+    total = 0.0
+    for shape in layers.values():
+        m, n = sorted((shape[0], int(torch.tensor(shape[1:]).prod())))
+        k = most_columns(m, rank)
+        quick = choose_method(m, n, rank) == "randomized"
+        total += 4 * m * n * k + 4 * m * k**2 + 30 * k**3 if quick else 2 * m**2 * n + 30 * m**3
+    return total
+
+
+def sketch_bytes(layers: dict[str, tuple[int, ...]]) -> int:
+    """fp32 bytes of the gradient's sums, as sketches where those are smaller."""
+    maps, total = Maps(COLUMNS), 0
+    for shape in layers.values():
+        m, n = shape[0], int(torch.tensor(shape[1:]).prod())
+        total += maps.size(m, n) if 2 * maps.size(m, n) < m * n else m * n
+    return 4 * total
+
+
+@dataclass
+class Model:
+    """Everything that the tables need of one model, per record."""
+
+    name: str
+    parameters: int
+    layers: int
+    forward: float
+    semu: Step
+    full: Step
+    lora: Step
+    adapter: int
+    basis: float
+    sketch: int
+
+
+def describe(name: str, rank: int, **changes) -> Model:
+    """Counts one model at batch 1."""
+    model = make(name, "meta", **changes)
+    call, layers = inputs(name, model, 1, "meta"), shapes(model)
+    sides = {k: (shape[0], int(torch.tensor(shape[1:]).prod())) for k, shape in layers.items()}
+    adapter = 4 * sum((sum(sides[k]) + r) * r for k, r in ranks(model, rank).items())
+    forward, parameters = counted(model, call), sum(p.numel() for p in model.parameters())
+    steps = {variant: count_step(model, call, variant, rank) for variant in ("semu", "full", "lora")}
+    basis = basis_flops(layers, rank)
+    return Model(
+        name, parameters, len(layers), forward, **steps, adapter=adapter, basis=basis, sketch=sketch_bytes(layers)
+    )
+
+
+def run_flops(m: Model, config: EraseConfig, gpus: int, batch: int) -> dict[str, float]:
+    """Operations per GPU of each stage of a whole run; only the training is divided, the rest runs on each.
+
+    Three predictions (concept, anchor, empty prompt) a state at most; the gradient needs those of the weights too.
+    """
+    states = (config.latents + config.keep_latents) * config.sampler_steps
+    checks = config.steps // CHECK_EVERY * HELD_OUT
+    return {
+        "latents": 3 * states * m.forward,
+        "gradient": config.gradient_records * m.full.flops,
+        "bases": m.basis,
+        "training": config.steps * 2 * batch / gpus * m.semu.flops + checks * m.forward,
+    }
+
+
+def moved_bytes(m: Model, config: EraseConfig, gpus: int) -> dict[str, float]:
+    """Bytes that each GPU sends: a ring's all-reduce of R's gradient per step, and the bases once."""
+    ring = 2 * (gpus - 1) / gpus * 4
+    return {"SEMU": ring * m.semu.trained, "LoRA": ring * m.lora.trained, "full": ring * m.full.trained,
+            "once": m.adapter * (gpus > 1)}  # fmt: skip
+
+
+def memory(m: Model, records: int, weight_bytes: int) -> dict[str, float]:
+    """Bytes per GPU: weights, adapter or gradients with Adam's moments, saved activations of `records` records."""
+    weights, half = weight_bytes * m.parameters, weight_bytes / 4
+    return {
+        "weights": weights,
+        "SEMU": weights + m.adapter + 12 * m.semu.trained + records * m.semu.saved * half,
+        "LoRA": weights + 16 * m.lora.trained + records * m.lora.saved * half,
+        "full": weights + 12 * m.full.trained + records * m.full.saved * half,
+        "gradient, whole": weights + 4 * m.full.trained + m.full.saved * half,
+        "gradient, sketched": weights + m.sketch + m.full.saved * half,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- text
+
+
+def row(*cells) -> str:
+    return f"| {' | '.join(str(c) for c in cells)} |"
+
+
+def head(*cells) -> list[str]:
+    return [row(*cells), row(*("---" for _ in cells))]
+
+
+def gb(value: float) -> str:
+    """Bytes for people."""
+    return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
+
+
+def per_record(models: list[Model]) -> list[str]:
+    """Counts of one record."""
+    lines = head("model", "weights", "layers", "forward", "SEMU step", "LoRA step", "full step", "adapter")
+    for m in models:
+        times = [f"{step.flops / m.forward:.2f}×" for step in (m.semu, m.lora, m.full)]
+        tera = f"{m.forward / 1e12:.2f} TFLOP"
+        lines.append(row(m.name, f"{m.parameters / 1e6:,.0f} M", m.layers, tera, *times, gb(m.adapter)))
+    return lines
+
+
+def run_table(models: list[Model], config: EraseConfig, batch: int) -> list[str]:
+    """A whole run on each number of GPUs."""
+    lines = head("model", "GPUs", "PFLOP per GPU", "of it training", "sent per step", "LoRA", "full", "assumed time")
+    for m in models:
+        for n in GPUS:
+            flops, sent = run_flops(m, config, n, batch), moved_bytes(m, config, n)
+            total, minutes = sum(flops.values()), sum(flops.values()) / (PEAK * SHARE) / 60
+            shown = (gb(sent[k]) for k in ("SEMU", "LoRA", "full"))
+            share = f"{flops['training'] / total:.0%}"
+            lines.append(row(m.name, n, f"{total / 1e15:,.1f}", share, *shown, f"{minutes:.1f} min"))
+    return lines
+
+
+def memory_table(models: list[Model], batch: int) -> list[str]:
+    """Memory per GPU, by number of GPUs."""
+    kinds = ("weights", "SEMU", "LoRA", "full", "gradient, whole", "gradient, sketched")
+    lines = head("model", "GPUs", *kinds)
+    for m in models:
+        for n in GPUS:
+            found = memory(m, 2 * batch // n, 2)
+            lines.append(row(m.name, n, *(gb(found[k]) for k in kinds)))
+    return lines
+
+
+def checked(scale: dict) -> list[str]:
+    """Counts against what was measured: times as multiples of a forward pass, sizes in bytes."""
+    step, lines = scale["step"], head("", "counted", "measured")
+    m = describe(step["size"], step["rank"], sample_size=step["latents"])
+    base = step["seconds"]["forward"]["median"]
+    for name, found in (("semu", m.semu), ("lora", m.lora), ("full", m.full)):
+        seconds = step["seconds"][name]["median"]
+        lines.append(row(f"{name}: step / forward", f"{found.flops / m.forward:.2f}", f"{seconds / base:.2f}"))
+        state = m.adapter + 12 * found.trained if name == "semu" else (16 if name == "lora" else 12) * found.trained
+        counted_bytes = state + step["batch"] * found.saved
+        lines.append(row(f"{name}: extra memory", gb(counted_bytes), gb(step["extra_bytes"][name])))
+    if "bytes" in scale and scale["bytes"]["rank"] == step["rank"]:
+        lines.append(row("adapter file", gb(m.adapter), gb(scale["bytes"]["adapter"])))
+    rate = step["batch"] * m.forward / base
+    where = f"{m.name}, latents {step['latents']}², batch {step['batch']}, rank {step['rank']}"
+    return [f"{where}: the forward pass ran at {rate / 1e9:,.0f} GFLOP/s.", "", *lines]
+
+
+def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict | None) -> str:
+    """The document."""
+    sizes = f"{config.latents} + {config.keep_latents} latents of {config.sampler_steps} sampler steps"
+    out = [
+        "# What a run costs", "",
+        "Written by `eval/scaling.py` from the models' real configurations; no weights are needed. All Linear and "
+        f"Conv2d layers, rank {rank}, the model's usual picture size.", "",
+        "## One record", "", *per_record(models), "",
+        "The last columns are multiples of the forward pass. SEMU and LoRA go back through frozen weights; full "
+        "fine-tuning also computes the weights' gradients, and one more forward pass where its teacher is live.", "",
+        "## A whole run", "",
+        f"`semu erase` with its defaults: {sizes}, the gradient of {config.gradient_records} records, {config.steps} "
+        f"steps of {batch} forgotten and {batch} kept records over all GPUs. Latents, gradient and bases are computed "
+        "on every GPU, the training is divided. Sent bytes are per GPU and step, a ring all-reduce in fp32; the bases "
+        "(as large as the adapter) are sent once.", "",
+        f"The time is no measurement: it assumes {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s (an H100's bf16 peak) and "
+        "that sending is hidden behind the backward pass.", "",
+        *run_table(models, config, batch), "",
+        "## Memory per GPU", "",
+        "Weights and activations in bf16, all that is trained, its gradient and Adam's moments in fp32, no gradient "
+        f"checkpointing. \"gradient\" is the pass for the bases, one record at a time: sums of whole gradients, or "
+        f"sketches of {COLUMNS} columns (`--sketch {COLUMNS}`).", "",
+        *memory_table(models, batch), "",
+    ]  # fmt: skip
+    if scale and "step" in scale:
+        out += ["## Counted and measured", "", *checked(scale), ""]
+    return "\n".join(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    names = [name for name in CONFIGS if name != "tiny"]
+    parser.add_argument("--model", action="append", choices=CONFIGS, help=f"default: {', '.join(names)}")
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64, help="forgotten, and as many kept, records per step")
+    parser.add_argument("--scale", type=Path, default=Path("eval/results/scale.json"), help="what was measured")
+    parser.add_argument("--output", type=Path, default=Path("docs/scaling.md"))
+    args = parser.parse_args()
+    if args.batch % max(GPUS):
+        parser.error(f"--batch must be a multiple of {max(GPUS)}")
+    scale = json.loads(args.scale.read_text()) if args.scale.is_file() else None
+    models = [describe(name, args.rank) for name in args.model or names]
+    text = page(models, EraseConfig(concept="x"), args.rank, args.batch, scale)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(text)
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()
