@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from .adapter.weights import WEIGHTS, write_atomic
-from .contents import read_contents
+from .contents import block_of, depth_of, read_contents
 from .evaluation.charts import smooth
 from .evaluation.scores import ROWS, rows_of
 from .metrics.nudity import EXPOSED, NudeNet
@@ -195,10 +195,10 @@ def ranks(folder: Path, results: dict) -> dict | None:
     found = read_contents(place).ranks
     blocks: dict[str, list[dict]] = {}
     for name, rank in found.items():
-        blocks.setdefault(".".join(name.split(".")[:2]), []).append({"name": name, "rank": rank})
+        blocks.setdefault(block_of(name), []).append({"name": name, "rank": rank})
     total = sum(found.values())
     return {"top": max(found.values()), "total": total, "layers": len(found),
-            "blocks": [{"name": name, "layers": layers} for name, layers in blocks.items()]}  # fmt: skip
+            "blocks": [{"name": name, "layers": blocks[name]} for name in sorted(blocks, key=depth_of)]}  # fmt: skip
 
 
 def losses(history: Sequence[dict]) -> list[dict]:
