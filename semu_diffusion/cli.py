@@ -17,6 +17,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import typer  # noqa: E402
 
+from .attacks.command import attack  # noqa: E402
 from .classification.command import classify  # noqa: E402
 from .diffusion.config import GROUPS, EraseConfig  # noqa: E402
 from .eval_command import evaluate, report  # noqa: E402
@@ -116,6 +117,7 @@ erase.__signature__ = inspect.Signature([*_options[:3], *_fixed, *_options[3:]])
 erase.__annotations__ = {p.name: p.annotation for p in erase.__signature__.parameters.values()}
 app.command()(erase)
 app.command()(classify)
+app.command()(attack)
 
 
 # ----------------------------------------------------------------------------------------------- generate

@@ -1,0 +1,113 @@
+"""Attacks and recovery on the base model and on every method of the benchmark, with the settings chosen there.
+
+    python eval/pictograms_attacks.py                    # into eval/results/attacks.json, after pictograms_benchmark.py
+    python eval/pictograms_attacks.py --method ours-remain --method esd-x --concept knife --attack inversion
+
+Each finished (method, concept) is written at once and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from benchmark_jobs import Job, fingerprint, key_of, read_rows
+from peers.diffusion import METHODS, Budget, edit
+from pictograms_all import CONCEPTS, machine
+from pictograms_benchmark import base_pipeline, run_all
+
+from semu_diffusion.attacks import ATTACKS, AttackConfig, Target, run_attacks
+from semu_diffusion.attacks.command import pictograms_judge
+from semu_diffusion.attacks.suite import Attacker, protocol
+
+TARGETS = ("knife", "dog", "neon style")
+BASE = "base"  # no edit at all
+
+
+def attacker_for(job: Job, budget: Budget, config: AttackConfig) -> Attacker:
+    """The base model and the edited one, with the pictograms' judge."""
+    from semu_diffusion.diffusion import load_pipeline
+    from semu_diffusion.diffusion.concepts import vocabulary_of
+    from semu_diffusion.diffusion.pipeline import model_path
+
+    pipe, base = load_pipeline("pictograms"), Target(base_pipeline())
+    if job.method != BASE:
+        edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
+    words, judge = vocabulary_of(model_path("pictograms")), pictograms_judge(base, job.concept, config)
+    return Attacker(Target(pipe), base, job.concept, words, judge, config)
+
+
+def work(job: Job, budget: Budget, config: AttackConfig, names: list[str] | None, threads: int) -> dict:
+    """A job in a worker process."""
+    import torch
+
+    torch.set_num_threads(threads)
+    attacker = attacker_for(job, budget, config)
+    row = {"phase": job.phase, "method": job.method, "concept": job.concept, "seed": job.seed, "hyper": job.hyper}
+    return {**row, "protocol": protocol(attacker), "attacks": run_attacks(attacker, names)}
+
+
+def line(row: dict) -> str:
+    """A row for the terminal."""
+    shares = "  ".join(f"{name} {100 * r['success']:.0f}" for name, r in row["attacks"].items())
+    return f"{row['method']:<20} {row['concept']:<14} {shares}"
+
+
+def write(path: Path, head: dict, rows: list[dict]) -> None:
+    """The whole file under a temporary name, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**head, "rows": sorted(rows, key=key_of)}, indent=1))
+    temporary.replace(path)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--benchmark", type=Path, default=Path("eval/results/benchmark.json"))
+    parser.add_argument("--concept", action="append", choices=CONCEPTS, metavar="C", help="only this (repeatable)")
+    parser.add_argument("--method", action="append", choices=[BASE, *METHODS], help="only this one (repeatable)")
+    parser.add_argument("--attack", action="append", choices=ATTACKS, help="only this one (repeatable)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="models at a time")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/attacks.json"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    from semu_diffusion.diffusion.pipeline import model_path
+    from semu_diffusion.diffusion.results import versions
+
+    args = parse_args()
+    if not args.benchmark.exists():
+        sys.exit(f"error: {args.benchmark} is not there; run eval/pictograms_benchmark.py first")
+    bench = json.loads(args.benchmark.read_text())
+    model = fingerprint(Path(model_path("pictograms")))
+    if bench["protocol"]["model"] != model:
+        sys.exit(f"error: {args.benchmark} was made with another model; run eval/pictograms_benchmark.py again")
+    methods = args.method or [BASE, *bench["summary"]]
+    missing = [m for m in methods if m != BASE and m not in bench["summary"]]
+    if missing:
+        sys.exit(f"error: {args.benchmark} has no reported row of {missing[0]}; run it with --method {missing[0]}")
+    budget, config = Budget(**bench["protocol"]["budget"]), AttackConfig()
+    head = {"command": shlex.join(["python", *sys.argv]), "versions": versions(),
+            "machine": machine(args.workers, args.threads),
+            "protocol": {"model": model, "attacks": args.attack or list(ATTACKS)}}  # fmt: skip
+    try:
+        rows = read_rows(args.output, head["protocol"])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
+    jobs = [Job("attack", m, c, 0, hyper[m]) for c in args.concept or TARGETS for m in methods]
+    run = functools.partial(work, budget=budget, config=config, names=args.attack, threads=args.threads)
+    run_all(jobs, rows, run, functools.partial(write, args.output, head, rows), args.workers, line)
+
+
+if __name__ == "__main__":
+    main()
