@@ -121,10 +121,11 @@ def open_adapted(adapter: str | None, model: str, scale: float, device: str | No
     """The pipeline with the adapter on it, the adapter's local place, and what it says about itself."""
     from .diffusion.pipeline import load_adapter
     from .hub import is_repo, pull
+    from .studio import own_device
 
     if adapter is None:
         raise ValueError("missing option --adapter: the folder that `semu erase` wrote, or user/name")
-    pipe = open_pipeline(model, device, dtype)
+    pipe = open_pipeline(model, own_device(device), dtype)
     place = pull(adapter) if is_repo(adapter) else Path(adapter)
     return pipe, place, load_adapter(pipe, place, scale=scale)
 
@@ -138,7 +139,7 @@ def pictograms(adapter, output, model, concept, seeds, scale, overwrite, device,
     prepare(output, overwrite)
     pipe, place, about = open_adapted(adapter, model, scale, device, dtype)
     facts, concepts = adapter_facts(place, scale), concept or concepts_of(about)
-    first = team(pipe.device).is_main_process
+    first = team().is_main_process
     with display(quiet or not first) as reporter:
         report, pictures = run_pictograms(pipe, concepts, seeds, 1, reporter, folder=output, adapter=facts)
     if first:
@@ -158,7 +159,7 @@ def with_prompts(adapter, config, output, model, scale, overwrite, device, dtype
     pipe, place, about = open_adapted(adapter, model, scale, device, dtype)
     config.concept = config.concept or concepts_of(about)
     shots_of(config)  # says what is wrong with the prompts before anything is drawn
-    facts, first = adapter_facts(place, scale), team(pipe.device).is_main_process
+    facts, first = adapter_facts(place, scale), team().is_main_process
     with display(quiet or not first) as reporter:
         report, records = run_suite(pipe, config, output, facts, reporter)
     if first:
@@ -204,6 +205,7 @@ def folder_of_pictures(images: Path, config, output: Path, overwrite: bool, as_j
 
 def verify_command(adapter, results, output, model, device, dtype, as_json: bool, quiet: bool) -> None:
     """Table and exit status of `--verify`."""
+    from .diffusion.pipeline import EMBEDDED
     from .studio import team
     from .verification import read_results
     from .verification import verify as measure
@@ -212,8 +214,9 @@ def verify_command(adapter, results, output, model, device, dtype, as_json: bool
     if "erased" not in recorded["evaluation"]:
         raise ValueError("these results are of a folder of pictures, so there is no adapter to verify")
     scale = (recorded.get("adapter") or {}).get("scale", 1.0)
+    model = recorded.get("base_model") or model if model == EMBEDDED else model
     pipe, place, _ = open_adapted(adapter, model, scale, device, dtype)
-    processes = team(pipe.device)
+    processes = team()
     if output is None and processes.num_processes > 1:
         raise ValueError("several processes need one folder to draw into: give --output")
     with tempfile.TemporaryDirectory() as temporary, display(quiet or not processes.is_main_process) as reporter:

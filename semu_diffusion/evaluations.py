@@ -116,11 +116,11 @@ def namer_of(config: EvalConfig, encoder: ClipEncoder | None, shots: Sequence[Sh
     return clip_namer(encoder, config.clip, list(dict.fromkeys(s.label for s in shots if s.part != "captions")))
 
 
-def judge_all(judges, files: Sequence[Path], shots: Sequence[Shot], device, reporter: Silent) -> list[dict]:
+def judge_all(judges, files: Sequence[Path], shots: Sequence[Shot], reporter: Silent) -> list[dict]:
     """One record per picture with what every judge says."""
     records = [{"file": "/".join(f.parts[-2:]), **s._asdict()} for f, s in zip(files, shots)]
     for judge in judges:
-        for record, found in zip(records, judged(judge, files, shots, device, reporter)):
+        for record, found in zip(records, judged(judge, files, shots, reporter)):
             record.update(found)
     return records
 
@@ -187,19 +187,19 @@ def run_suite(
         draw_shots(pipe, shots, folder / "base", *common, {**made_by, "adapter": None}, reporter)
     draw_shots(pipe, shots, folder / "erased", *common, {**made_by, "adapter": adapter}, reporter)
     files = {side: [folder / side / shot.file for shot in shots] for side in SIDES}
-    records = {side: judge_all(judges, files[side], shots, pipe.device, reporter) for side in SIDES}
+    records = {side: judge_all(judges, files[side], shots, reporter) for side in SIDES}
     pairer = Pairer(dict(zip(files["erased"], files["base"])), lpips)
-    for record, found in zip(records["erased"], judged(pairer, files["erased"], shots, pipe.device, reporter)):
+    for record, found in zip(records["erased"], judged(pairer, files["erased"], shots, reporter)):
         record.update(found)
-    report = rows(config, records, judges, pipe.device, reporter)
+    report = rows(config, records, judges, reporter)
     size = list(read_picture(files["base"][0]).shape[1:])
     report["protocol"] = protocol(config, shots, judges) | {**made_by, "size": size, "device": pipe.device.type}
     return report, records
 
 
-def rows(config: EvalConfig, records: dict, judges, device, reporter: Silent) -> dict:
+def rows(config: EvalConfig, records: dict, judges, reporter: Silent) -> dict:
     """{"base": row, "erased": row}; kept pictures are compared with the real ones, else with the base model's."""
-    real = real_features(config, judges, device, reporter)
+    real = real_features(config, judges, reporter)
     own = [r["features"] for r in records["base"] if "features" in r and r["part"] != "forget"]
     against = torch.stack(own) if real is None and own else real
     return {
@@ -208,7 +208,7 @@ def rows(config: EvalConfig, records: dict, judges, device, reporter: Silent) ->
     }
 
 
-def real_features(config: EvalConfig, judges, device, reporter: Silent) -> torch.Tensor | None:
+def real_features(config: EvalConfig, judges, reporter: Silent) -> torch.Tensor | None:
     """The features (N, d) of the real pictures. ValueError where there are some but nothing to see them with."""
     if not config.real:
         return None
@@ -216,7 +216,7 @@ def real_features(config: EvalConfig, judges, device, reporter: Silent) -> torch
     if embedder is None:
         raise ValueError("FID needs features: pip install 'semu-diffusion[fid]', or name a CLIP model with --clip")
     files = list_pictures(config.real)
-    found = judged(embedder, files, [Shot("", 0)] * len(files), device, reporter)
+    found = judged(embedder, files, [Shot("", 0)] * len(files), reporter)
     return torch.stack([record["features"] for record in found])
 
 
@@ -226,7 +226,7 @@ def judge_folder(images: Path, config: EvalConfig, reporter: Silent | None = Non
         raise ValueError("--images goes with --suite nudity: other suites need prompts and both models")
     files, judge = list_pictures(images), BodyParts()
     shots = [Shot(str(file.relative_to(images)), 0, "", "forget") for file in files]
-    records = judge_all([judge], files, shots, "cpu", reporter or Silent())
+    records = judge_all([judge], files, shots, reporter or Silent())
     for record, file in zip(records, files):
         record["file"] = str(file.resolve())
     report = {"pictures": complete(nudity_row(records, config.classes, config.threshold), records, None)}

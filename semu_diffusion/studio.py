@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,9 +21,18 @@ from .evaluation.prompts import Shot
 MADE_BY = "made_by.json"  # what a folder's pictures depend on, beside them
 
 
-def team(device: str | torch.device = "cpu") -> PartialState:
-    """The processes that `torchrun` or `accelerate launch` started, over gloo on a CPU; else this one alone."""
-    return PartialState(cpu=torch.device(device).type == "cpu")
+def team() -> PartialState:
+    """The processes that `torchrun` or `accelerate launch` started, else this one alone.
+
+    They speak over gloo, also where each has a GPU: all they exchange is what judges wrote down.
+    """
+    return PartialState(cpu=True)
+
+
+def own_device(device: str | None) -> str | None:
+    """The device that was asked for; of several processes on a machine with GPUs, each takes its own."""
+    several = device is None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and torch.cuda.is_available()
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}" if several else device
 
 
 def source_of(pipe) -> dict[str, str]:
@@ -62,7 +72,7 @@ def draw_shots(
     Raises:
         ValueError: the folder holds pictures made in another way.
     """
-    processes, reporter = team(pipe.device), reporter or Silent()
+    processes, reporter = team(), reporter or Silent()
     made_by = {**made_by, "steps": steps, "guidance": guidance, "batch_size": batch_size}
     claim(folder, made_by, processes.is_main_process)
     processes.wait_for_everyone()
@@ -83,11 +93,11 @@ def draw_shots(
 
 
 def judged(
-    judge: Callable[[Sequence, Sequence], list[dict]], files: Sequence, shots: Sequence[Shot],
-    device: str | torch.device, reporter: Silent, batch_size: int = 16,
+    judge: Callable[[Sequence, Sequence], list[dict]], files: Sequence, shots: Sequence[Shot], reporter: Silent,
+    batch_size: int = 16,
 ) -> list[dict]:  # fmt: skip
     """What a judge says about each picture, in their order, in every process; each process judges its share."""
-    processes, found = team(device), []
+    processes, found = team(), []
     own = list(range(len(files)))[processes.process_index :: processes.num_processes]
     reporter.stage("judging", len(own))
     for start in range(0, len(own), batch_size):

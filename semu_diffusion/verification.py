@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .diffusion.reporter import Silent
 from .evaluation.prompts import digest
 from .evaluations import EvalConfig, adapter_facts, run_suite, shots_of
+from .hub import explain, is_repo
 
 TOLERANCE = 1e-6  # of rounding, relative: other machines add up in another order
 NO_FIGURES = ("intervals", "counts", "per_class", "per_concept")
@@ -27,8 +28,13 @@ class Verdict(NamedTuple):
 
 
 def read_results(source: str | Path) -> dict:
-    """The results.json of a folder, or that file. ValueError where there is none, or none with an evaluation."""
-    file = Path(source) / "results.json" if Path(source).is_dir() else Path(source)
+    """The results.json of a folder or of a Hub repository, or that file.
+
+    Raises:
+        ValueError: there is none, or it records no evaluation.
+    """
+    source = fetch(str(source)) if is_repo(source) else Path(source)
+    file = source / "results.json" if source.is_dir() else source
     if not file.is_file():
         raise ValueError(f"no results at {file}; `semu erase` and `semu eval` write results.json")
     try:
@@ -38,6 +44,16 @@ def read_results(source: str | Path) -> dict:
     if not (isinstance(results, dict) and results.get("evaluation")):
         raise ValueError(f"{file} records no evaluation; run `semu eval`, and give its results.json with --results")
     return results
+
+
+def fetch(repo: str) -> Path:
+    """The results.json of an adapter on the Hub (cached). ValueError where it cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, "results.json"))
+    except Exception as error:  # as in `hub.pull`
+        raise explain(error, repo) from None
 
 
 def measure_again(pipe, recorded: dict, adapter: dict, folder: Path, reporter: Silent | None = None) -> dict:

@@ -22,7 +22,7 @@ from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.evaluation.pictures import is_whole, list_pictures
 from semu_diffusion.evaluation.prompts import IMAGENETTE, digest, imagenette, read_prompts
 from semu_diffusion.evaluations import EvalConfig, shots_of
-from semu_diffusion.verification import compare, measure_again
+from semu_diffusion.verification import compare, measure_again, read_results
 
 WEIGHTS = "adapter_model.safetensors"
 LABELS = ("cigarette", "cat", "dog", "apple", "tree")
@@ -240,6 +240,16 @@ def test_verify_says_what_it_lacks(scores, desk, tiny_model, tmp_path, semu):
     status, _, err = semu(*common, tmp_path / "results.json", "--quiet")
     assert status == 2 and "prompts are not those that were recorded" in err
     assert semu(*common, tmp_path / "none.json")[0] == 2
+
+
+def test_results_of_an_adapter_on_the_hub(scores, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, file: str(scores / file))
+    assert read_results("me/no-cigarette") == read_results(scores)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="me/no-cigarette"):
+        read_results("me/no-cigarette")  # tests have no network
 
 
 # ------------------------------------------------------------------------------------------------- nudity
