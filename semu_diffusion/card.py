@@ -89,7 +89,9 @@ def write_card(folder: Path, results: dict) -> None:
 def concepts_in(config: SemuConfig) -> str:
     """What the adapter erases, as words."""
     listed = [*(config.about.get("before") or []), *(config.about.get("concept") or [])]
-    return " and ".join(listed) or "what it was made to forget"
+    # A merged adapter's words come from files of others: each stays one short line of plain text.
+    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in listed)
+    return " and ".join(words) or "what it was made to forget"
 
 
 def metadata(folder: Path, config: SemuConfig, results: dict) -> str:

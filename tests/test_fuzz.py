@@ -243,6 +243,12 @@ def test_configs_made_to_hurt(whole, tmp_path, no_hang, change, message):
         load_adapter(build("mlp"), tmp_path)
 
 
+def test_one_concept_as_a_text_is_a_list_of_one(whole):
+    values = json.loads(whole[0])
+    values["about"]["concept"] = "cat"
+    assert config_from_json(json.dumps(values), "file").about["concept"] == ["cat"]
+
+
 def test_json_bombs():
     for text in ("[" * DEEP, '{"a":' * DEEP, '{"peft_type": "SEMU", "ranks": ' + "9" * 10**5 + "}"):
         with pytest.raises(ValueError, match="is not a SEMU config"):

@@ -101,11 +101,19 @@ def config_from_json(text: str | bytes, source: str) -> SemuConfig:
 
 
 def check_about(about: dict) -> None:
-    """The facts that others rely on have the type they expect. TypeError, AttributeError or ValueError where not."""
-    concepts, base = about.get("concept") or [], about.get("base_model") or ""
-    if not isinstance(concepts, (list, str)) or not all(isinstance(c, str) for c in concepts):
-        raise ValueError("its concept is no list of texts")
-    if not isinstance(base, str):
+    """The facts that others rely on have the type they expect; a single text becomes a list of one.
+
+    Raises:
+        ValueError, TypeError, AttributeError: where they have not.
+    """
+    for key in ("concept", "before"):
+        listed = about.get(key) or []
+        listed = [listed] if isinstance(listed, str) else listed
+        if not isinstance(listed, list) or not all(isinstance(c, str) for c in listed):
+            raise ValueError(f"its {key} is no list of texts")
+        if key in about:
+            about[key] = listed
+    if not isinstance(about.get("base_model") or "", str):
         raise ValueError("its base_model is no text")
 
 
