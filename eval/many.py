@@ -103,8 +103,26 @@ def score(way: str, concepts: list[str], args: argparse.Namespace) -> dict:
     }
 
 
+def alone(path: Path, head: dict) -> dict[str, dict]:
+    """Object -> its scores when erased alone, from `eval/pictograms_all.py` with the same options; {} without those."""
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    if any(found.get(key) != head[key] for key in ("options", "seeds_forget")):
+        return {}
+    return {row["concept"]: row for row in found["rows"]}
+
+
+def changes(row: dict, singles: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Object -> what UA gains, and IRA loses, against this object erased alone, in points."""
+    found = {}
+    for name in (n for n in row["UA_each"] if n in singles):
+        single = singles[name]
+        own = single["erased"]["IRA"] - single["base"]["IRA"]
+        found[name] = {"UA": row["UA_each"][name] - single["erased"]["UA"], "IRA": row["IRA_change"] - own}
+    return found
+
+
 def summary(rows: list[dict]) -> dict:
-    """Scores by way and count, what each object's UA and the IRA lose against one object alone, and the best way."""
+    """Scores by way and count, and the best way with the most objects."""
     table = {way: {} for way in WAYS}
     for row in rows:
         scores = {"UA": row["erased"]["UA"], **{k: row[k] for k in ("IRA_change", "CRA_change")}}
@@ -171,6 +189,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10, help="pictures per forgotten prompt")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
     parser.add_argument("--work", type=Path, default=Path("runs/many"), help="folder of the adapters")
+    parser.add_argument("--alone", type=Path, default=Path("eval/results/pictograms.json"), help="each object alone")
     parser.add_argument("--output", type=Path, default=Path("eval/results/many.json"))
     args = parser.parse_args()
     if not all(1 <= n < len(ORDER) for n in args.count or COUNTS):
@@ -182,6 +201,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     import torch
 
+    from semu_diffusion.shell import quieten
+
+    quieten()
     args = parse_args()
     torch.set_num_threads(args.threads)
     head, rows = header(args), []
@@ -194,7 +216,8 @@ def main() -> None:
         for way in args.way or WAYS:
             if (count, way) in done:
                 continue
-            rows.append(score(way, ORDER[:count], args))
+            row = score(way, ORDER[:count], args)
+            rows.append({**row, "change_from_alone": changes(row, alone(args.alone, head))})
             write(args.output, head, rows)
             print(line(rows[-1]), flush=True)
     print(json.dumps(json.loads(args.output.read_text())["summary"], indent=1))
