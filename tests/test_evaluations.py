@@ -116,7 +116,9 @@ def test_two_processes_draw_and_score_the_same(scores, desk, tiny_model, tmp_pat
     script.write_text("from semu_diffusion.cli import main\n\nmain()\n")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     command = [*launch, *map(str, arguments(desk, tiny_model, tmp_path / "two"))]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(scores)
     one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (scores, tmp_path / "two"))

@@ -16,7 +16,8 @@ from .export import export
 from .pipeline import component, has_lora, save_adapters, save_lora
 
 WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
-REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "README.md")  # written after this
+# Written after the adapter; those of an earlier erasure go first.
+REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "README.md")
 VERSIONS = ("semu-diffusion", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
 
