@@ -17,6 +17,7 @@ from .config import SemuConfig
 from .decompose import Basis, choose_rank, decompose
 from .layer import SemuLayer, layer_name
 from .model import find_layers
+from .moments import LeadingMoments, Moments
 from .sketch import Sketch, Sums
 
 STACK = 2**25  # most numbers that are stacked to be decomposed together
@@ -50,16 +51,22 @@ def truncate(G: torch.Tensor, gamma: float, max_rank: int | None = None, method:
     return decompose(G[None], gamma, max_rank, method)[0]
 
 
-def truncate_remain(G: torch.Tensor, C: torch.Tensor, gamma: float, max_rank: int | None, damping: float) -> Basis:
+def truncate_remain(
+    G: torch.Tensor, C: torch.Tensor | LeadingMoments, gamma: float, max_rank: int | None, damping: float
+) -> Basis:
     """The basis in the metric of what must be kept: SVD of G C^(-1/2), mapped back by C^(-1/2).
 
     C (n, n) are second moments of the layer's inputs on what must be kept, so tr(D C D^T) is how far an update D
     moves its outputs there; per unit of that, D = G C^-1 forgets most. The SVD needs only the (m, m) Gram matrix
     G C^-1 G^T = U S^2 U^T, and V = C^-1 G^T U / S. V is scaled to columns of norm 1 where C is a multiple of I.
     """
-    G, size = G.double(), C.diagonal().double().mean()
-    damped = C.double() + (damping * size + 1e-30) * torch.eye(len(C), dtype=torch.float64, device=C.device)
-    CG = torch.cholesky_solve(G.T, torch.linalg.cholesky(damped))  # (n, m)
+    G = G.double()
+    if isinstance(C, LeadingMoments):
+        size, CG = torch.tensor(C.size, dtype=torch.float64), C.solve(G.T, damping)  # (n, m)
+    else:
+        size = C.diagonal().double().mean()
+        damped = C.double() + (damping * size + 1e-30) * torch.eye(len(C), dtype=torch.float64, device=C.device)
+        CG = torch.cholesky_solve(G.T, torch.linalg.cholesky(damped))  # (n, m)
     values, U = torch.linalg.eigh(G @ CG)
     S = values.flip(0).clamp_min(0).sqrt()[: min(G.shape)]
     r = choose_rank(S, gamma, max_rank)
@@ -143,17 +150,23 @@ def patches(layer: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).reshape(-1, x.shape[1] // layer.groups)  # groups add up: they share V
 
 
-def second_moments(model: nn.Module, config: SemuConfig, forward: Callable[[], object]) -> dict[str, torch.Tensor]:
-    """Mean of x x^T (n, n) over all inputs that each targeted layer sees while `forward` runs."""
+def second_moments(
+    model: nn.Module, config: SemuConfig, forward: Callable[[], object]
+) -> dict[str, torch.Tensor | LeadingMoments]:
+    """Mean of x x^T (n, n) over all inputs that each targeted layer sees while `forward` runs.
+
+    For layers with more than `moments.WIDE` inputs its leading part.
+    """
     layers = find_layers(model, config)
-    sums: dict[str, torch.Tensor] = {}
-    counts: dict[str, int] = {}
+    sums: dict[str, Moments] = {}
 
     def watch(name: str):
         def hook(layer: nn.Module, args: tuple) -> None:
-            x = patches(layer, args[0].detach()).float()
-            sums[name] = sums.get(name, 0) + x.T @ x
-            counts[name] = counts.get(name, 0) + len(x)
+            n = matrix(layer.weight).shape[1]
+            sums[name] = sums.get(name) or Moments(n, layer.weight.device)
+            overlap = n // layer.weight.shape[1]  # unfolding makes so many copies of the input
+            for part in args[0].detach().split(max(1, STACK // (args[0][0].numel() * overlap))):
+                sums[name].add(patches(layer, part).float())
 
         return hook
 
@@ -164,7 +177,7 @@ def second_moments(model: nn.Module, config: SemuConfig, forward: Callable[[], o
     finally:
         for handle in handles:
             handle.remove()
-    return {name: sums[name] / counts[name] for name in sums}
+    return {name: moments.mean() for name, moments in sums.items()}
 
 
 def find_bases(
@@ -252,7 +265,12 @@ def streamed_bases(
 
 
 def find_basis(
-    name: str, G: torch.Tensor, W: torch.Tensor, config: SemuConfig, C: torch.Tensor | None, method: str = "auto"
+    name: str,
+    G: torch.Tensor,
+    W: torch.Tensor,
+    config: SemuConfig,
+    C: torch.Tensor | LeadingMoments | None,
+    method: str = "auto",
 ) -> Basis:
     """The basis of one layer from its gradient G and weight W (m, n)."""
     G = project(G, W.float())

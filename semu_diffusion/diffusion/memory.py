@@ -9,6 +9,7 @@ from torch import nn
 
 from ..adapter.layer import matrix_shape
 from ..adapter.model import find_layers
+from ..adapter.moments import COLUMNS, WIDE
 from ..adapter.sketch import Maps
 from ..adapter.subspace import STACK, SemuConfig
 from .config import EraseConfig
@@ -64,10 +65,16 @@ def needed(config: EraseConfig, fixed: int, record: int, shapes: list[tuple[int,
         sums = sum(min(maps.size(m, n), m * n) for m, n in shapes) + 3 * largest
     else:
         sums = weights + 3 * min(STACK, weights)
-    moments = sum(n * n for _, n in shapes) + 6 * max(n * n for _, n in shapes) if config.geometry == "remain" else 0
+    moments = sum(moment_size(n) for _, n in shapes) + 6 * max(moment_size(n) for _, n in shapes)
+    moments = moments * (config.geometry == "remain")
     kept = record * (CHECKPOINTED if config.gradient_checkpointing else 1) * 2 * config.batch_size / config.accumulate
     adapter = sum((m + n) * r + 4 * r * r for m, n in shapes for r in [min(config.max_rank, m, n)])
     return fixed + kept + 4 * max(sums + moments, adapter)
+
+
+def moment_size(n: int) -> int:
+    """Numbers that the second moments of n inputs take."""
+    return n * min(n, 2 * COLUMNS) if n > WIDE else n * n
 
 
 def plan(family: Family, config: EraseConfig, adapter: SemuConfig, prompt: str, fixed: int) -> tuple[EraseConfig, str]:
