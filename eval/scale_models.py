@@ -117,9 +117,8 @@ def as_semu(model: nn.Module, r: int) -> list[nn.Parameter]:
 def as_lora(model: nn.Module, r: int) -> list[nn.Parameter]:
     """PEFT's LoRA of the same ranks in the same layers."""
     wanted = ranks(model, r)
-    config = LoraConfig(
-        r=r, lora_alpha=r, target_modules=list(wanted), rank_pattern={f"^{k}": v for k, v in wanted.items()}
-    )
+    smaller = {f"^{k}": v for k, v in wanted.items() if v != r}  # a pattern per layer would be tried for each layer
+    config = LoraConfig(r=r, lora_alpha=r, target_modules=list(wanted), rank_pattern=smaller)
     inject_adapter_in_model(config, model)
     return [p for p in model.parameters() if p.requires_grad]
 
