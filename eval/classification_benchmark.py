@@ -1,7 +1,8 @@
 """Unlearning in classifiers: SEMU and its peers on the same data, with the same budget and the same search.
 
-    python eval/classification_benchmark.py --workers 2        # CIFAR-10 -> eval/results/classification.json
-    python eval/classification_benchmark.py --data digits --width 4 --epochs 5 --seeds 2 --output digits.json
+    python eval/classification_benchmark.py --subset 5000 --workers 2                 # 2 cores, some hours
+    python eval/classification_benchmark.py --width 64 --epochs 60 --batch-size 256 --passes 5 --device cuda
+    python eval/classification_benchmark.py --data digits --width 4 --epochs 5 --output digits.json
 
 For each setting (a random 10 % or 50 %, one class) and seed, an original and a Retrain are trained. Each method then
 starts from the original: once with the remaining data at hand, once with the forget set alone where it can. Its

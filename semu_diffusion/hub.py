@@ -9,6 +9,7 @@ from pathlib import Path
 from .adapter.weights import CONFIG, WEIGHTS, read_config
 
 FILES = ("*.safetensors", "*.json", "*.png", "README.md")  # of an adapter folder; nothing hidden, nothing else
+BASE = ("base/*.json", "base/*.safetensors")  # the model that a classifier's adapter is for
 PLACES = ("", "text_encoder", "text_encoder_2", "text_encoder_3")  # of its parts; "" is the denoiser's
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -62,6 +63,7 @@ def to_push(folder: str | Path, repo: str = "") -> dict[str, Path | bytes]:
                 raise ValueError(f"{folder / place} has no {needed}; push a folder that `semu erase` wrote")
     found = [f for pattern in FILES for f in folder.glob(pattern) if not f.name.startswith(".")]
     found += [folder / place / name for place in places if place for name in (CONFIG, WEIGHTS)]
+    found += [f for pattern in BASE for f in folder.glob(pattern)]
     files: dict[str, Path | bytes] = {f.relative_to(folder).as_posix(): f for f in sorted(found)}
     if repo and "README.md" in files:
         files["README.md"] = (folder / "README.md").read_text().replace(HERE, repo).encode()
@@ -129,7 +131,7 @@ def pull(repo: str, revision: str | None = None) -> Path:
 
     wanted = [f"{place}/{name}" if place else name for place in PLACES for name in (CONFIG, WEIGHTS)]
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*wanted, *BASE]))
     except Exception as error:  # the client's HTTP library, whose errors have no common base, changes with its version
         raise explain(error, repo) from None
     if not any((folder / place / CONFIG).is_file() and (folder / place / WEIGHTS).is_file() for place in PLACES):

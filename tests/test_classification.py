@@ -465,11 +465,11 @@ def test_classify_writes_what_it_says(semu, tmp_path):
     assert status == 0, error
     said, saved = json.loads(said), json.loads((out / "results.json").read_text())
     assert {p.name for p in out.iterdir()} == {
-        "adapter_model.safetensors", "adapter_config.json", "results.json", "split.json", "base"
+        "adapter_model.safetensors", "adapter_config.json", "results.json", "split.json", "README.md", "base"
     }  # fmt: skip
     assert list(said["table"]) == list(saved["table"]) and set(said["table"]) == {"original", "semu", "retrain"}
     row = said["table"]["semu"]
-    assert {"UA", "UA_test", "RA", "TA", "MIA", "gap", "RMIA", "KL", "seconds", "trained"} == set(row)
+    assert {"UA", "UA_test", "RA", "TA", "MIA", "gap", "RMIA", "KL", "seconds", "trained", "bytes"} == set(row)
     assert said["table"]["retrain"]["gap"] == said["table"]["retrain"]["KL"] == 0
     data, split = load_data("digits"), Split.load(out / "split.json")
     assert split == class_split(data.train.y, 3)

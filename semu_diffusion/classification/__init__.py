@@ -3,6 +3,7 @@
 from ..lazy import lazy
 
 _EXPORTS = {
+    "Data": "data",
     "Examples": "data",
     "ResNet18": "models",
     "Split": "splits",

@@ -14,18 +14,6 @@ from .config import UnlearnConfig
 
 HELP = {f.name: f.metadata["help"] for f in fields(UnlearnConfig)}
 DEFAULT = UnlearnConfig(alpha=0.0)
-COLUMNS = [
-    ("UA", "% of the forget set misclassified"),
-    ("UA_test", "the same on test examples of the forgotten classes"),
-    ("RA", "% of the retain set classified correctly"),
-    ("TA", "% of the test set classified correctly"),
-    ("MIA", "% of the forget set that SalUn's SVC takes for non-members"),
-    ("gap", "mean distance of these four to Retrain"),
-    ("RMIA", "AUC of RMIA, forget against test set; 50 is a guess"),
-    ("KL", "of Retrain to the model on the forget set, nats"),
-    ("seconds", "of training or unlearning"),
-    ("trained", "numbers that were trained"),
-]
 
 
 def classify(
@@ -140,11 +128,12 @@ def show(rows: dict[str, dict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name in ("original", "retrain", "semu") if name in rows]
+    from .card import COLUMNS, ordered, shown
+
+    names = ordered(rows)
     table = Table("", *names, "", box=None, header_style="bold")
     for key, meaning in COLUMNS:
         values = [rows[name].get(key) for name in names]
         if any(value is not None for value in values):
-            table.add_row(key, *("-" if v is None else f"{v:,}" if key == "trained" else f"{v:.2f}" for v in values),
-                          meaning)  # fmt: skip
+            table.add_row(key, *(shown(key, value) for value in values), meaning)
     Console().print(table)

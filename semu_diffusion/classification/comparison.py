@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..metrics.membership import auc, rmia, true_confidence
 from ..metrics.unlearning import RetrainKL, accuracy, average_gap, unlearning_report
+from .card import write_card
 from .config import UnlearnConfig
 from .data import Data, labels_of
 from .models import save_classifier
@@ -46,11 +47,13 @@ class Comparison:
     base: nn.Module
 
     def save(self, folder: str | Path, base_model: str, data: str) -> Path:
-        """Writes adapter, results.json, split.json and, into base/, the model that the adapter belongs to."""
+        """Writes adapter, results.json, split.json, README.md and, into base/, the model that the adapter is for."""
         folder = Path(folder)
         more = {"table": self.rows, "data": data, "split": {"file": "split.json", "about": self.split.about}}
         self.unlearning.save(folder, base_model, more)
         self.split.save(folder / "split.json")
+        forgotten = len(self.split.forget)
+        write_card(folder, base_model, data, self.split.about, forgotten, self.rows, self.unlearning.facts)
         save_classifier(self.base, folder / "base")
         return folder
 
@@ -109,9 +112,11 @@ def compare(
             measured["gap"] = average_gap(measured, rows["retrain"])
             measured["KL"] = parts.divergence({"original": base, "semu": model, "retrain": retrain}[name], retrain)
     own = sum(p.numel() for p in base.parameters())
+    size = sum(v.numel() * v.element_size() for v in base.state_dict().values())
     for name, measured in rows.items():
         measured["seconds"] = seconds.get(name)
-        measured["trained"] = result.facts["trained"] if name == "semu" else own
+        measured["trained"], measured["bytes"] = own, size
+    rows["semu"] |= {"trained": result.facts["trained"], "bytes": result.facts["bytes"]}
     return Comparison(result, rows, split, base)
 
 

@@ -107,14 +107,16 @@ def unlearn(
 
 
 def sizes(model: nn.Module, bases: dict[str, Basis]) -> dict:
-    """Layers, ranks, energy, and how many numbers were trained."""
+    """Layers, ranks, energy, how many numbers were trained, and the bytes of U, R and V."""
     layers = semu_layers(model)
     own = sum(p.numel() for name, p in model.named_parameters() if "semu_" not in name)
-    trained = sum(layer.semu_R["default"].numel() for layer in layers.values())
+    parts = [[getattr(m, f"semu_{part}")["default"] for part in "URV"] for m in layers.values()]
+    trained = sum(R.numel() for _, R, _ in parts)
     return {
         "layers": len(layers),
         "trained": trained,
         "trained_percent": 100 * trained / own,
+        "bytes": sum(tensor.numel() * tensor.element_size() for row in parts for tensor in row),
         "ranks": {name: layer.r["default"] for name, layer in layers.items()},
         "energy": {name: basis.energy for name, basis in bases.items()},
     }
