@@ -35,7 +35,7 @@ ROWS = [
     ("FID", "of kept pictures to the base model's, oracle features"),
     ("drift", "mean absolute pixel difference of kept pictures"),
 ]
-SAMPLER_STEPS, GUIDANCE, BATCH = 15, 3.0, 48
+SAMPLER_STEPS, GUIDANCE, BATCH = 10, 3.0, 48
 
 
 @contextlib.contextmanager
