@@ -150,10 +150,10 @@ def finish(erasure, base_model: str, reporter: Silent | None = None, seeds_forge
 
     folder, config = erasure.folder, erasure.config
     loss_chart(erasure.progress.history, folder / "loss.png")
-    report = None
-    if knows("pictograms", base_model, config.concept):
-        report, pictures = run_pictograms(erasure.pipe, config.concept, seeds_forget, 1, reporter)
-        write_report(folder, report, pictures, config.concept)
+    report, gone = None, [*erasure.facts["before"], *config.concept]
+    if knows("pictograms", base_model, gone):
+        report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, reporter)
+        write_report(folder, report, pictures, gone)
     else:
         family, words = family_of(erasure.pipe), vocabulary_of(model_path(base_model))
         prompts = [p.prompt for p in family.pairs(config.concept, config.anchor, words, config.seed)]

@@ -9,8 +9,9 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 from test_parts import outputs, put_on, same, truth
+from tiny import QUICK
 
-from semu_diffusion import load_adapter, load_adapters, load_pipeline, set_weights
+from semu_diffusion import erase, load_adapter, load_adapters, load_pipeline, set_weights
 from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.adapter.weights import WEIGHTS, inject, semu_layers
 from semu_diffusion.card import write_card
@@ -177,6 +178,21 @@ def test_one_on_top_of_another(folders, tiny_model, tmp_path):
     again = load_pipeline(str(tiny_model), "cpu")
     load_adapter(again, save_adapters(pipe, tmp_path))
     same(outputs(again), both)
+
+
+def test_erase_on_top_of_another(tiny_model, tmp_path):
+    first = erase(str(tiny_model), "cat", tmp_path / "first", **QUICK)
+    second = erase(str(tiny_model), "dog", tmp_path / "second", on_top_of=str(tmp_path / "first"), **QUICK)
+    assert first.facts["before"] == [] and second.facts["before"] == ["cat"]
+    assert list(second.pipe.unet.peft_config) == ["default"]
+    again = load_pipeline(str(tiny_model), "cpu")
+    load_adapter(again, tmp_path / "second")
+    same(outputs(again), outputs(second.pipe))
+    added = (outputs(again)["unet"] - outputs(first.pipe)["unet"]).abs().max()
+    assert added > 1e-6
+    with pytest.raises(ValueError, match="nowhere"):
+        erase(str(tiny_model), "dog", tmp_path / "third", on_top_of=str(tmp_path / "nowhere"), **QUICK)
+    assert not (tmp_path / "third").exists()
 
 
 # ----------------------------------------------------------------------------------- export and inspect

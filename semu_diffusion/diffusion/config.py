@@ -42,6 +42,7 @@ class EraseConfig:
     keep: list[str] = option(list, "Prompts to keep; default: made from the model's vocabulary. Repeatable.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
     retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
+    on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
     # objective
     objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
     strength: float = option(0.5, "How far past the anchor to push, in distances from concept to anchor.")

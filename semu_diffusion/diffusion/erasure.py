@@ -24,6 +24,7 @@ from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
+from .many import join_before, leave_before, load_before, train_beside
 from .memory import plan, size_of
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
 from .reporter import Silent
@@ -96,7 +97,11 @@ def run_erasure(
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
     work = folder / WORK if folder else None
+    before: list[str] = []
     try:
+        if config.on_top_of:
+            about = load_before(pipe, config.on_top_of).about
+            before = [*(about.get("before") or []), *(about.get("concept") or [])]
         config, fits = fitted(family, config, pairs[0].prompt, reporter)
         states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
         with idle_parts_parked(pipe, family):
@@ -104,12 +109,18 @@ def run_erasure(
     except ValueError:  # the options do not fit the model or the pictures: nothing has begun
         if folder and accelerator.is_main_process:
             discard(folder)
+        leave_before(pipe)
         raise
     adapt(family, config, bases, name)
+    if config.on_top_of:
+        train_beside(family.model)
     with idle_parts_parked(pipe, family):
         progress = train(family, config, states, accelerator, work, reporter)
     freeze(family)
-    facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits}
+    facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
+    if config.on_top_of:
+        join_before(pipe)
+        freeze(family)
     erasure = Erasure(pipe, config, progress, facts, folder)
     if folder and accelerator.is_main_process:
         write_outputs(erasure, name)
