@@ -38,7 +38,7 @@ def unlearn(
     return semu_unlearn(model, forget, retain, seed=seed, **{**options, **hyper}).model
 
 
-GRID = tuple({"lr": lr, "labels": labels} for lr in (3e-3, 1e-2) for labels in ("uniform", "likely"))
+GRID = tuple({"lr": lr, "labels": labels} for lr in (1e-2, 3e-2) for labels in ("uniform", "likely"))
 PEERS = tuple(
     Peer(name, partial(unlearn, geometry=geometry), "arXiv 2502.07587", "the forget set", grid=GRID, alone=GRID)
     for name, geometry in (("SEMU", "euclidean"), ("SEMU remain", "remain"))
