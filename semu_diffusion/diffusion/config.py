@@ -45,7 +45,7 @@ class EraseConfig:
     on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
     # objective
     objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
-    strength: float = option(0.5, "How far past the anchor to push, in distances from concept to anchor.")
+    strength: float = option(0.75, "How far past the anchor to push, in distances from concept to anchor.")
     alpha: float = option(1.0, "Weight of the forgetting loss.")
     beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
     keep_weight: float = option(
@@ -68,13 +68,13 @@ class EraseConfig:
     # training
     steps: int = option(200, "Most training steps.")
     lr: float = option(5e-2, "Learning rate, relative to the size of each layer's weight.")
-    batch_size: int = option(16, "Forgotten, and as many kept, records per step, over all processes.")
+    batch_size: int = option(8, "Forgotten, and as many kept, records per step, over all processes.")
     accumulate: int = option(1, "Gradient accumulation steps.")
-    stop_at: float = option(0.2, "Stop once this share of the way to the target is left in held-out predictions.")
-    cooldown: int = option(40, "Steps over which the learning rate falls to 0 once that is reached.")
+    stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
+    cooldown: int = option(30, "Steps over which the learning rate falls to 0 once that is reached.")
     latents: int = option(64, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(96, "Latents of other things.")
-    sampler_steps: int = option(12, "Sampler steps of those latents.")
+    sampler_steps: int = option(10, "Sampler steps of those latents.")
     guidance: float = option(3.0, "Guidance of those latents.")
     seed: int = option(0, "Seed of everything drawn at random.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
