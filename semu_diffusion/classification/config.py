@@ -34,7 +34,7 @@ class UnlearnConfig:
     gradient: str = option("random", f"Labels of the gradient that gives the basis: {', '.join(GRADIENTS)}.")
     # training
     labels: str = option(
-        "uniform", "Random labels: uniform among the other classes, or likely (drawn as the model itself ranks them)."
+        "likely", "Random labels: uniform among the other classes, or likely (drawn as the model itself ranks them)."
     )
     epochs: int = option(60, "Most passes over the forget set.")
     lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
