@@ -20,7 +20,7 @@ from .objectives import OBJECTIVES, remaining_share, squared_error
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
 
 CHECK_EVERY = 10  # steps between measurements of what is left
-HELD_OUT = 96  # records of the concept that are measured on and never trained on
+HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
 
 @dataclass
