@@ -10,7 +10,7 @@ from tiny import flags
 
 from semu_diffusion.pictograms import OBJECTS, STYLES, caption, load_oracle
 
-SHORT = {"latents": 16, "keep_latents": 24, "sampler_steps": 8, "batch_size": 8, "steps": 60, "cooldown": 10}
+SHORT = {"latents": 16, "keep_latents": 24, "sampler_steps": 8, "batch_size": 8, "steps": 50, "cooldown": 10}
 SEMU = "from semu_diffusion.cli import main; main()"
 PLAIN = """
 import sys

@@ -56,14 +56,14 @@ def differ(a, b):
 @pytest.mark.parametrize("name", ["mlp", "cnn", "unet", "text"])
 def test_round_trip_is_exact(name, tmp_path):
     model = adapted(name)
-    assert save_adapter(model, tmp_path / "a" / "b", about={"concept": "cat"}) == tmp_path / "a" / "b"
+    assert save_adapter(model, tmp_path / "a" / "b", about={"concept": ["cat"]}) == tmp_path / "a" / "b"
     loaded = build(name)
     config = load_adapter(loaded, tmp_path / "a" / "b")
     assert torch.equal(output(loaded), output(model))
     assert differ(output(loaded), output(build(name)))
     saved, again = adapter_state(model), adapter_state(loaded)
     assert saved.keys() == again.keys() and all(torch.equal(saved[k], again[k]) for k in saved)
-    assert config.about == {"concept": "cat"}
+    assert config.about == {"concept": ["cat"]}
     assert config.ranks == {k: m.r["default"] for k, m in semu_layers(model).items()}
 
 
@@ -125,7 +125,7 @@ def test_no_temporary_file_is_left(tmp_path):
 def test_saving_does_not_change_the_model_or_its_config(tmp_path):
     model = adapted("mlp")
     before = model.peft_config["default"].to_dict()
-    save_adapter(model, tmp_path, about={"concept": "cat"})
+    save_adapter(model, tmp_path, about={"concept": ["cat"]})
     assert model.peft_config["default"].to_dict() == before
     assert any(p.requires_grad for p in model.parameters())
 
