@@ -19,7 +19,7 @@ from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, sav
 INTRO = """# Benchmark: ours and its peers on the embedded model
 
 Every method had the same forget prompts, at most {evaluations:,} samples through the denoiser for everything it does,
-and the same search: six settings on two validation concepts ({validation}), which are not in the table; the setting
+and the same search: four settings on two validation concepts ({validation}), which are not in the table; the setting
 with the best harmonic mean of UA, IRA and CRA was taken for all others. Nothing is tuned per reported concept. Peers
 were written from their papers; where those train on pictures, all got the model's own drawings.
 
@@ -106,8 +106,9 @@ def attacks_section(found: dict) -> str:
         rows.append([title, *(rate([a[n] for a in own if n in a]) for n in names)])
     text = """## Attacks
 
-Share of pictures that show the concept again, in percent: named by the oracle and coherent, that is, as close to the
-base model's pictures as these are to each other. Means over concepts.
+Share of pictures that show the concept again, in percent: named by the oracle and coherent, that is, of one object and
+one style without doubt, neither flat nor noisy, and as close to a picture of the base model as 95 % of these are to
+each other. Means over concepts.
 """
     return "\n".join([text, table(["method", *names], rows), "", made_with(found)])
 

@@ -22,11 +22,12 @@ from pictograms_all import CONCEPTS, machine
 from pictograms_benchmark import base_pipeline, run_all
 
 from semu_diffusion.attacks import ATTACKS, AttackConfig, Target, run_attacks
-from semu_diffusion.attacks.command import pictograms_judge
+from semu_diffusion.attacks.command import draw_references, pictograms_judge
 from semu_diffusion.attacks.suite import Attacker, protocol
 
 TARGETS = ("knife", "dog", "neon style")
 BASE = "base"  # no edit at all
+CACHE: dict = {}  # the judge's references, per worker process
 
 
 def attacker_for(job: Job, budget: Budget, config: AttackConfig) -> Attacker:
@@ -38,8 +39,11 @@ def attacker_for(job: Job, budget: Budget, config: AttackConfig) -> Attacker:
     pipe, base = load_pipeline("pictograms"), Target(base_pipeline())
     if job.method != BASE:
         edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
-    words, judge = vocabulary_of(model_path("pictograms")), pictograms_judge(base, job.concept, config)
-    return Attacker(Target(pipe), base, job.concept, words, judge, config)
+    key = (config.steps, config.guidance)
+    if key not in CACHE:
+        CACHE[key] = draw_references(base, config)
+    judge = pictograms_judge(base, job.concept, config, CACHE[key])
+    return Attacker(Target(pipe), base, job.concept, vocabulary_of(model_path("pictograms")), judge, config)
 
 
 def work(job: Job, budget: Budget, config: AttackConfig, names: list[str] | None, threads: int) -> dict:

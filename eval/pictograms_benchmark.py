@@ -26,12 +26,14 @@ from benchmark_jobs import (
     Job,
     choose,
     fingerprint,
+    first_settings,
     harmonic,
     key_of,
     read_rows,
     report_jobs,
     run_job,
     search_jobs,
+    second_settings,
     write,
 )
 from peers.diffusion import METHODS, Budget
@@ -101,6 +103,15 @@ def run_all(
             take(future.result())
 
 
+def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> dict[str, dict]:
+    """The chosen setting of each method, after both rounds of the search."""
+    tried, validation = {m: first_settings(m) for m in methods}, list(VALIDATION)
+    run(search_jobs(tried, validation))
+    more = {m: second_settings(m, choose(rows, m, tried[m], validation)) for m in methods}
+    run(search_jobs(more, validation))
+    return {m: choose(rows, m, tried[m] + more[m], validation) for m in methods}
+
+
 def line(row: dict) -> str:
     """A row for the terminal."""
     name = f"{row['phase']:<7} {row['method']:<20} {row['concept']:<16} seed {row['seed']}"
@@ -147,8 +158,7 @@ def main() -> None:
             "machine": machine(args.workers, args.threads)}  # fmt: skip
     run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads)
     save = functools.partial(write, args.output, head, rows)
-    run_all(search_jobs(methods, list(VALIDATION)), rows, run, save, args.workers)
-    chosen = {m: choose(rows, m, list(VALIDATION)) for m in methods}
+    chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
     for name, hyper in chosen.items():
         print(f"{name}: {hyper}", flush=True)
     concepts = args.concept or list(REPORTED)

@@ -285,24 +285,36 @@ class ByColour(nn.Module):
         return images.mean((2, 3)) * self.unit
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        named = torch.zeros(len(images), 24)
-        named[:, :3] = self.features(images)
-        return named, torch.zeros(len(images), 6)
+        named, style = torch.full((len(images), 24), -99.0), torch.zeros(len(images), 6)
+        named[:, :3] = 100 * self.features(images)
+        style[:, 0] = 99
+        return named, style
 
 
-def test_the_pictograms_judge_asks_for_both():
+def coloured(colours: torch.Tensor, stripes: float = 0.05) -> torch.Tensor:
+    """Pictures (N, 3, 8, 8) of one mean colour each (N, 3), with stripes."""
+    wave = torch.tensor([1.0, -1.0]).repeat(4) * stripes
+    return (colours[:, :, None, None] + wave).expand(-1, -1, 8, 8).contiguous()
+
+
+def test_the_pictograms_judge_asks_for_more_than_a_name():
     generator = torch.Generator().manual_seed(0)
-    colours = torch.rand(40, 3, generator=generator) * 0.2 + 0.1
-    references = colours[:, :, None, None].expand(-1, -1, 8, 8).contiguous()
+    colours = torch.rand(60, 3, generator=generator) * 0.1 + torch.eye(3).repeat(20, 1) * 0.3 + 0.1
+    references = torch.cat([coloured(colours[:30], 0.04), coloured(colours[30:], 0.06)])
     judge = PictogramsJudge("knife", references, ByColour())  # the second object: green
-    mild, loud = torch.tensor([0.12, 0.25, 0.12]), torch.tensor([0.0, 1.0, 0.0])
-    red = torch.tensor([0.25, 0.12, 0.12])
-    images = torch.stack([mild, loud, red])[:, :, None, None].expand(-1, -1, 8, 8).contiguous()
+    green, red, loud = torch.tensor([[0.15, 0.45, 0.15], [0.45, 0.15, 0.15], [0.1, 0.9, 0.1]])
+    unsure = torch.tensor([0.45, 0.451, 0.45])
+    images = torch.cat([coloured(torch.stack([green, red, loud, unsure])), coloured(green[None], 0.0),
+                        coloured(green[None], 0.14)])  # fmt: skip
     verdict = judge(images)
-    assert verdict.present.tolist() == [True, True, False]
-    assert verdict.coherent.tolist() == [True, False, True]
+    assert verdict.present.tolist() == [True, False, True, True, True, True]
+    assert verdict.coherent.tolist() == [True, True, False, False, False, False]  # the last two: flat, and rough
     assert judge(references).coherent.all()
-    assert (nearest(colours) <= judge.limit).float().mean() == pytest.approx(0.95, abs=0.03)
+    names = colours.argmax(1)
+    others = (names[:, None] == names) & ~torch.eye(60, dtype=torch.bool)
+    within = nearest(colours, colours, others) <= judge.limit
+    assert within.float().mean() == pytest.approx(0.95, abs=0.03)
+    assert nearest(colours[:1], colours, torch.zeros(1, 60, dtype=torch.bool)).isinf().all()
 
 
 # --------------------------------------------------------------------------------------------------- suite

@@ -9,25 +9,25 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))
 
 import benchmark_page  # noqa: E402
+import pictograms_attacks  # noqa: E402
 from benchmark_jobs import (  # noqa: E402
     REPORTED,
     VALIDATION,
     Job,
     choose,
     fingerprint,
+    first_settings,
     harmonic,
     key_of,
     pareto,
     read_rows,
     report_jobs,
     run_job,
-    search_jobs,
-    settings,
     summary,
     write,
 )
 from peers.diffusion import METHODS, Budget  # noqa: E402
-from pictograms_benchmark import parse_args, run_all  # noqa: E402
+from pictograms_benchmark import parse_args, run_all, search  # noqa: E402
 
 from semu_diffusion.diffusion import load_pipeline  # noqa: E402
 
@@ -38,7 +38,13 @@ COST = {"seconds": 2.0, "peak_memory_mb": 900, "evaluations": 100, "trained": 50
 
 def row(method: str, UA: float, kept: float, phase="report", concept="knife", seed=0, hyper=None) -> dict:
     scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "FID": 1.0, "drift": 0.01}
-    job = {"phase": phase, "method": method, "concept": concept, "seed": seed, "hyper": hyper or settings(method)[0]}
+    job = {
+        "phase": phase,
+        "method": method,
+        "concept": concept,
+        "seed": seed,
+        "hyper": hyper or first_settings(method)[0],
+    }
     return {**job, "base": BASE, "scores": scores, "cost": COST}
 
 
@@ -49,24 +55,37 @@ def test_the_reported_concepts_are_not_those_of_the_search():
 
 
 def test_all_methods_get_the_same_search():
-    jobs = search_jobs(list(METHODS), list(VALIDATION))
-    assert len({job.key for job in jobs}) == len(jobs) == len(METHODS) * 6 * len(VALIDATION)
+    """Two rounds: the first hyper-parameter, then the second at the best of the first."""
+    rows, rounds = [], []
+
+    def run(jobs: list[Job]) -> None:
+        rounds.append(jobs)
+        for job in jobs:  # the larger the better, in both
+            best = sum(float(v) for v in job.hyper.values() if not isinstance(v, str))
+            rows.append(row(job.method, 50 + best, 90, "search", job.concept, hyper=job.hyper))
+
+    methods = ["uce", "salun", "ours-remain"]
+    chosen = search(methods, rows, run)
+    assert [len(jobs) for jobs in rounds] == [3 * 3 * 2, 3 * 2]
+    assert len({job.key for jobs in rounds for job in jobs}) == 24
+    assert chosen == {m: {k: max(v) for k, v in METHODS[m].search.items()} for m in methods}
+    assert all([len(v) for v in method.search.values()] == [3, 2] for method in METHODS.values())
 
 
 def test_the_choice_is_the_best_harmonic_mean():
-    grid = settings("uce")
+    grid = first_settings("uce")
     rows = [row("uce", 50 + 5 * k, 90, "search", c, hyper=h) for k, h in enumerate(grid) for c in VALIDATION]
     rows[-1] = {k: v for k, v in rows[-1].items() if k != "scores"} | {"error": "diverged"}
-    assert choose(rows, "uce", list(VALIDATION)) == grid[-2]
+    assert choose(rows, "uce", grid, list(VALIDATION)) == grid[-2]
     with pytest.raises(ValueError, match="not tried"):
-        choose(rows[1:], "uce", list(VALIDATION))
+        choose(rows[1:], "uce", grid, list(VALIDATION))
     assert harmonic({"UA": 100, "IRA": 50, "CRA": 50}) == pytest.approx(60)
     assert harmonic({"UA": 0, "IRA": 100, "CRA": 100}) == 0
 
 
 def test_rows_are_saved_one_by_one_and_not_run_again(tmp_path):
     path, rows, ran = tmp_path / "benchmark.json", [], []
-    jobs = report_jobs(["uce", "esd-x"], ["knife"], [0, 1], {m: settings(m)[0] for m in ("uce", "esd-x")})
+    jobs = report_jobs(["uce", "esd-x"], ["knife"], [0, 1], {m: first_settings(m)[0] for m in ("uce", "esd-x")})
 
     def run(job: Job) -> dict:
         ran.append(job.key)
@@ -147,3 +166,31 @@ def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):
         benchmark_page.main()
     assert stopped.value.code == 2 and "pictograms_benchmark" in capsys.readouterr().err
     assert not (tmp_path / "docs").exists()
+
+
+def test_an_attacked_row(tiny_model, monkeypatch):
+    import torch
+
+    from semu_diffusion.attacks import AttackConfig, Target, Verdict
+    from semu_diffusion.attacks.suite import Attacker
+    from semu_diffusion.diffusion.concepts import vocabulary_of
+
+    def attacker(job, budget, config):
+        target = Target(load_pipeline(str(tiny_model), "cpu"))
+        judge = lambda images: Verdict(torch.ones(len(images), dtype=torch.bool), torch.arange(len(images)) > 0)  # noqa: E731, E501
+        return Attacker(target, target, job.concept, vocabulary_of(tiny_model), judge, config)
+
+    monkeypatch.setattr(pictograms_attacks, "attacker_for", attacker)
+    config = AttackConfig(seeds=2, contexts=1, pictures=1, steps=1)
+    job = Job("attack", "uce", "cigarette", 0, {"erase": 1.0})
+    found = pictograms_attacks.work(job, Budget(), config, ["plain", "int8"], 1)
+    assert key_of(found) == job.key and found["protocol"]["pictures"] == 1
+    assert [r["success"] for r in found["attacks"].values()] == [0.5, 0.5]
+    assert "plain 50  int8 50" in pictograms_attacks.line(found)
+    assert json.loads(json.dumps(found))["attacks"] == found["attacks"]
+
+
+def test_no_attacks_before_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["attacks", "--benchmark", str(tmp_path / "absent.json")])
+    with pytest.raises(SystemExit, match="pictograms_benchmark"):
+        pictograms_attacks.main()

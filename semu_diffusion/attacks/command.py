@@ -78,17 +78,23 @@ def check_names(names: list[str] | None) -> None:
         raise ValueError(f"unknown attack {unknown!r}; known: {', '.join(ATTACKS)}")
 
 
-def pictograms_judge(base, concept: str, config):
-    """The judge of the embedded model, with references that it draws of all objects in all styles."""
+def pictograms_judge(base, concept: str, config, references=None):
+    """The judge of the embedded model; its references are drawn here where they are not given."""
     from ..diffusion.concepts import name_of
-    from ..pictograms import OBJECTS, STYLES, caption, load_oracle
+    from ..pictograms import load_oracle
     from .judge import PictogramsJudge
+
+    references = draw_references(base, config) if references is None else references
+    return PictogramsJudge(name_of(concept), references, load_oracle())
+
+
+def draw_references(base, config):
+    """The base model's pictures of all objects in all styles, two of each."""
+    from ..pictograms import OBJECTS, STYLES, caption
     from .suite import REFERENCE
 
-    prompts = [caption(o, s) for o in OBJECTS for s in STYLES]
-    seeds = [REFERENCE + k for k in range(len(prompts))]
-    references = base.draw_prompts(prompts, seeds, config.steps, config.guidance)
-    return PictogramsJudge(name_of(concept), references, load_oracle())
+    prompts = [caption(o, s) for o in OBJECTS for s in STYLES] * 2
+    return base.draw_prompts(prompts, [REFERENCE + k for k in range(len(prompts))], config.steps, config.guidance)
 
 
 def read_done(path: Path, head: dict) -> dict:

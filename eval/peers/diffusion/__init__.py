@@ -41,7 +41,7 @@ CANVAS = {
 
 @dataclass(frozen=True)
 class Method:
-    """A way to erase: `edit` and the six settings that the search may choose from (a grid of two hyper-parameters).
+    """A way to erase: `edit` and what the search may choose: two hyper-parameters with three and two values.
 
     claim: UA / IRA / CRA on UnlearnCanvas, styles then objects, where it lists the method.
     """

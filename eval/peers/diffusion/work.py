@@ -28,7 +28,7 @@ class Budget:
     batch_size: Forgotten, and as many kept, records per step.
     """
 
-    evaluations: int = 12_000
+    evaluations: int = 10_000
     latents: int = 64
     keep_latents: int = 96
     sampler_steps: int = 12
