@@ -300,7 +300,7 @@ def stage_check(args) -> None:
             prompts = [caption(OBJECTS[o], STYLES[s]) for o, s in cells[chunk : chunk + 48]]
             generators = [torch.Generator().manual_seed(90_000 + 1000 * seed + chunk + k) for k in range(len(prompts))]
             images.append(
-                pipe(prompts, num_inference_steps=20, guidance_scale=3.0, generator=generators, output_type="pt").images
+                pipe(prompts, num_inference_steps=10, guidance_scale=3.0, generator=generators, output_type="pt").images
             )
     images = torch.cat(images)
     objects, styles = (torch.tensor(x).repeat(args.seeds) for x in zip(*cells, strict=True))
