@@ -14,8 +14,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from scale_models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,6 +29,7 @@ from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
 
 GPUS = (1, 8, 64)
 PEAK, SHARE = 989e12, 0.4  # assumed: dense bf16 of an H100 SXM by its data sheet, and how much of it is reached
+AT_ONCE = 8  # most records of a step that run together on a GPU; --accumulate does the rest
 COLUMNS = 64  # of the gradient's sketches
 
 
@@ -46,6 +49,25 @@ def counted(model: nn.Module, call: Callable) -> float:
     return counter.get_total_flops()
 
 
+class Fused(torch.autograd.Function):
+    """Attention as fused kernels keep it: its inputs and its output, not the (tokens, tokens) matrix between."""
+
+    @staticmethod
+    def forward(ctx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.empty_like(part) for part in ctx.saved_tensors[:3])
+
+
+def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_, **__) -> torch.Tensor:
+    """`F.scaled_dot_product_attention` for counting bytes; meta tensors would take the unfused way."""
+    return Fused.apply(q, k, v)
+
+
 def count_step(model: nn.Module, call: Callable, variant: str, rank: int) -> Step:
     """One training step of a variant on meta tensors; parameters that are saved for the backward are not counted."""
     trained = sum(p.numel() for p in VARIANTS[variant](model, rank))
@@ -59,9 +81,11 @@ def count_step(model: nn.Module, call: Callable, variant: str, rank: int) -> Ste
             saved[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with FlopCounterMode(display=False) as counter:
-            call(model).square().mean().backward()
+    with FlopCounterMode(display=False) as counter:
+        call(model).square().mean().backward()
+    with mock.patch.object(F, "scaled_dot_product_attention", fused):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            call(model)
     found = Step(counter.get_total_flops(), sum(storage.nbytes() for storage in saved.values()), trained)
     restore(model)
     return found
@@ -197,7 +221,7 @@ def memory_table(models: list[Model], batch: int) -> list[str]:
     lines = head("model", "GPUs", *kinds)
     for m in models:
         for n in GPUS:
-            found = memory(m, 2 * batch // n, 2)
+            found = memory(m, min(AT_ONCE, 2 * batch // n), 2)
             lines.append(row(m.name, n, *(gb(found[k]) for k in kinds)))
     return lines
 
@@ -240,8 +264,9 @@ def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale:
         *run_table(models, config, batch), "",
         "## Memory per GPU", "",
         "Weights and activations in bf16, all that is trained, its gradient and Adam's moments in fp32, no gradient "
-        f"checkpointing. \"gradient\" is the pass for the bases, one record at a time: sums of whole gradients, or "
-        f"sketches of {COLUMNS} columns (`--sketch {COLUMNS}`).", "",
+        f"checkpointing, fused attention, at most {AT_ONCE} records at once (`--accumulate`). \"gradient\" is the pass "
+        "for the bases, one record at a time: sums of whole gradients, or sketches of "
+        f"{COLUMNS} columns (`--sketch {COLUMNS}`).", "",
         *memory_table(models, batch), "",
     ]  # fmt: skip
     if scale and "step" in scale:

@@ -90,7 +90,8 @@ def test_the_written_pipeline_can_be_erased_from(tmp_path):
 def test_costs_are_counted_from_the_configuration(tmp_path):
     tiny = scaling.describe("tiny", 4)
     call = scale_models.inputs("tiny", scale_models.make("tiny"), 1)
-    assert tiny.forward == scaling.counted(scale_models.make("tiny"), call)  # meta tensors do the same sums
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the CPU's fused kernel is not counted
+        assert tiny.forward == scaling.counted(scale_models.make("tiny"), call)  # meta tensors do the same sums
     assert 2 * tiny.forward < tiny.semu.flops < 2.6 * tiny.forward  # no gradients of weights
     assert tiny.semu.flops < tiny.lora.flops < tiny.full.flops < 3 * tiny.forward
     model = scale_models.make("tiny")
