@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/semu erase --concept cigarette --output demo --overwrite
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
