@@ -63,9 +63,9 @@ class Fused(torch.autograd.Function):
         return tuple(torch.empty_like(part) for part in ctx.saved_tensors[:3])
 
 
-def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_, **__) -> torch.Tensor:
+def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_, **__) -> torch.Tensor:
     """`F.scaled_dot_product_attention` for counting bytes; meta tensors would take the unfused way."""
-    return Fused.apply(q, k, v)
+    return Fused.apply(query, key, value)
 
 
 def count_step(model: nn.Module, call: Callable, variant: str, rank: int) -> Step:
