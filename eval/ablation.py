@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict] = {
     "strength 1": {"strength": 1.0},
     "esd target": {"objective": "negative"},
     "random anchor": {"anchor": "random"},
+    "anchor without it": {"anchor": ""},
     "gamma 0.7": {"gamma": 0.7},
     "gamma 0.95": {"gamma": 0.95},
     "paper's gamma": {"gamma_cross": 1.0},

@@ -130,7 +130,8 @@ def text(folder: Path, config: SemuConfig, results: dict) -> str:
     base, training = config.about.get("base_model") or results.get("base_model") or "", results.get("training") or {}
     trained = f", {training['trained']:,} trained numbers ({training['trained_percent']:.2f} %)" if training else ""
     concepts, anchor = concepts_in(config), config.about.get("anchor")
-    answers = f" It answers prompts for {concepts} with {anchor!r}." if anchor else ""
+    instead = "others of the kind" if anchor == "random" else repr(anchor)
+    answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
     parts = [
         INTRODUCTION.format(
             base=title_of(base), concepts=concepts, layers=len(config.ranks), trained=trained, answers=answers

@@ -104,6 +104,13 @@ def test_random_anchor_is_another_of_its_kind(concept, own):
     assert forget_pairs(concept, "random", WORDS, 1) != forget_pairs(concept, "random", WORDS, 2)
 
 
+def test_the_default_anchor_is_nothing_for_an_object_and_other_styles_for_a_style():
+    assert forget_pairs("cigarette", None, WORDS) == forget_pairs("cigarette", "", WORDS)
+    assert forget_pairs("sepia style", None, WORDS) == forget_pairs("sepia style", "random", WORDS)
+    one_style = Vocabulary(tuple(SUBJECTS), ("sepia",))
+    assert forget_pairs("sepia style", None, one_style) == forget_pairs("sepia style", "", one_style)
+
+
 def test_several_concepts_leave_each_other_out():
     """Erasing a knife must not teach to draw a cigarette that is being erased too, nor hold on to its style."""
     words = WORDS.without(["cigarette", "sepia style"])

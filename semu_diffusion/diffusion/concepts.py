@@ -93,13 +93,14 @@ def read_prompts(file: str | Path) -> list[str]:
     return prompts
 
 
-def forget_pairs(concept: str, anchor: str, vocabulary: Vocabulary, seed: int = 0) -> list[Pair]:
+def forget_pairs(concept: str, anchor: str | None, vocabulary: Vocabulary, seed: int = 0) -> list[Pair]:
     """Prompts of a concept, each with its anchor prompt.
 
     Args:
         concept: A word ("cigarette"), a style ("sepia style"), or a .txt file of prompts.
         anchor: "" for the same prompt without the concept, "random" for a random other concept of its kind (SalUn's
-            random label), or what to draw instead.
+            random label), or what to draw instead. None is "random" for a style, for a prompt that names none draws
+            each of the styles, the unwanted one too; and "" for all else.
 
     Raises:
         ValueError: an empty concept, an empty file, a prompt that equals its anchor, or no word for a random one.
@@ -107,6 +108,8 @@ def forget_pairs(concept: str, anchor: str, vocabulary: Vocabulary, seed: int = 
     if not name_of(concept):
         raise ValueError("the concept is empty; name what to forget, e.g. --concept cigarette")
     kind, rng = kind_of(concept, vocabulary), random.Random(seed)
+    if anchor is None:
+        anchor = "random" if kind == "style" and vocabulary.without([concept]).styles else ""
     if kind == "prompts":
         prompts = read_prompts(concept)
         pairs = [Pair(p, rng.choice(vocabulary.subjects) if anchor == "random" else anchor) for p in prompts]

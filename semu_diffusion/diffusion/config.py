@@ -36,8 +36,10 @@ class EraseConfig:
 
     # what
     concept: list[str] = option(list, "What to forget: a word, '... style', or a .txt file of prompts. Repeatable.")
-    anchor: str = option(
-        "", "What to draw instead: a word, 'random', 'next' (of classes), or nothing (without the concept)."
+    anchor: str | None = option(
+        None,
+        "What to draw instead: a word, '' (the same without the concept), 'random' (others of its kind), 'next' (of "
+        "classes); default: '' for an object, 'random' for a style, as no picture is without one.",
     )
     keep: list[str] = option(list, "Prompts to keep; default: made from the model's vocabulary. Repeatable.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")

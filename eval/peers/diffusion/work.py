@@ -65,7 +65,7 @@ class Work:
     """Prompts, records and batches of one edit of a Stable Diffusion 1/2 pipeline, frozen and in eval mode.
 
     Args:
-        anchor: As in `semu erase`: "" for the prompt without the concept, "random" for another concept of its kind.
+        anchor: As in `semu erase`: "" for the prompt without the concept, "random" for others of its kind, None.
         keep: Whether the method keeps other things; if not, nothing is drawn for that.
         steer: Which prompt leads the concept's trajectories: its own, its anchor's, or every second one each.
         draw: False for closed forms, which need no states.
@@ -75,8 +75,8 @@ class Work:
     """
 
     def __init__(
-        self, pipe, concept: str, budget: Budget, seed: int, anchor: str = "", keep: bool = True, steer: str = "both",
-        draw: bool = True,
+        self, pipe, concept: str, budget: Budget, seed: int, anchor: str | None = None, keep: bool = True,
+        steer: str = "both", draw: bool = True,
     ):  # fmt: skip
         if steer not in STEERS:
             raise ValueError(f"steer must be one of {', '.join(STEERS)}, got {steer!r}")

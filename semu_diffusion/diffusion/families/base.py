@@ -54,7 +54,7 @@ class Family(ABC):
 
     # ----------------------------------------------------------------------------------------- prompts
 
-    def pairs(self, concepts: list[str], anchor: str, vocabulary: Vocabulary, seed: int) -> list[Pair]:
+    def pairs(self, concepts: list[str], anchor: str | None, vocabulary: Vocabulary, seed: int) -> list[Pair]:
         """Prompts of the concepts, each with the one that it shall be answered with.
 
         Raises:

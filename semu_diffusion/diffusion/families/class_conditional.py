@@ -56,7 +56,7 @@ class ClassConditional(Diffusion):
         known = f"0 to {len(self.names) - 1}" + (f", or {', '.join(self.names)}" if self.names[0] != "0" else "")
         raise ValueError(f"the model has no class {prompt!r}; known: {known}")
 
-    def pairs(self, concepts: list[str], anchor: str, vocabulary: Vocabulary, seed: int) -> list[Pair]:
+    def pairs(self, concepts: list[str], anchor: str | None, vocabulary: Vocabulary, seed: int) -> list[Pair]:
         """Each class with its anchor: "next" for the class after it, "random" for all others in turn, or a class.
 
         No anchor is the empty prompt where the model has one, else "next".
@@ -68,11 +68,11 @@ class ClassConditional(Diffusion):
         for k in gone:
             others = [(k + i) % len(self.names) for i in range(1, len(self.names))]
             left = [other for other in others if other not in gone]
-            if anchor == "" and self.empty is not None:
+            if not anchor and self.empty is not None:
                 instead = [self.empty]
             elif not left:
                 raise ValueError("no class is left to draw instead")
-            elif anchor in ("", "next"):
+            elif not anchor or anchor == "next":
                 instead = [self.names[left[0]]]
             else:
                 instead = [self.names[n] for n in left] if anchor == "random" else [self.names[self.label(anchor)]]
