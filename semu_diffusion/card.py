@@ -6,7 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from .adapter.config import SemuConfig
+from .adapter.config import SemuConfig, erased_concepts
 from .adapter.weights import LORA, WEIGHTS, read_config, write_atomic
 from .suites import ROWS
 
@@ -88,9 +88,8 @@ def write_card(folder: Path, results: dict) -> None:
 
 def concepts_in(config: SemuConfig) -> str:
     """What the adapter erases, as words."""
-    listed = [*(config.about.get("before") or []), *(config.about.get("concept") or [])]
     # A merged adapter's words come from files of others: each stays one short line of plain text.
-    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in listed)
+    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in erased_concepts(config.about))
     return " and ".join(words) or "what it was made to forget"
 
 

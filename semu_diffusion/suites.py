@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from .adapter import SemuConfig
+from .adapter.config import erased_concepts
 from .adapter.weights import write_atomic
 from .diffusion.concepts import name_of
 from .diffusion.generate import draw
@@ -135,7 +136,7 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
 
 def concepts_of(config: SemuConfig) -> list[str]:
     """The concepts that an adapter was trained to erase, also before. ValueError where it does not say."""
-    concepts = [*(config.about.get("before") or []), *(config.about.get("concept") or [])]
+    concepts = erased_concepts(config.about)
     if not concepts:
         raise ValueError("the adapter does not say what it erases; name it with --concept")
     return concepts
@@ -150,7 +151,7 @@ def finish(erasure, base_model: str, reporter: Silent | None = None, seeds_forge
 
     folder, config = erasure.folder, erasure.config
     loss_chart(erasure.progress.history, folder / "loss.png")
-    report, gone = None, [*erasure.facts["before"], *config.concept]
+    report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
     if knows("pictograms", base_model, gone):
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, reporter)
         write_report(folder, report, pictures, gone)

@@ -10,6 +10,16 @@ from peft import PeftConfig
 GEOMETRIES = ("euclidean", "remain")
 
 
+def listed(value: str | list[str] | None) -> list[str]:
+    """A fact of `SemuConfig.about` that may be one text, several or none, as a list."""
+    return [value] if isinstance(value, str) and value else value or []
+
+
+def erased_concepts(about: dict) -> list[str]:
+    """What an adapter with these facts erases: what it was trained on top of first, each concept once."""
+    return list(dict.fromkeys([*listed(about.get("before")), *listed(about.get("concept"))]))
+
+
 class SemuPeftType(str, enum.Enum):
     """The PEFT type of this method; a str, so that it is found by the plain "SEMU" of a JSON file."""
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .config import SemuConfig
+from .config import SemuConfig, listed
 from .layer import SemuLayer, layer_name, matrix_shape
 from .model import find_layers
 
@@ -107,12 +107,11 @@ def check_about(about: dict) -> None:
         ValueError, TypeError, AttributeError: where they have not.
     """
     for key in ("concept", "before"):
-        listed = about.get(key) or []
-        listed = [listed] if isinstance(listed, str) else listed
-        if not isinstance(listed, list) or not all(isinstance(c, str) for c in listed):
+        texts = listed(about.get(key))
+        if not isinstance(texts, list) or not all(isinstance(c, str) for c in texts):
             raise ValueError(f"its {key} is no list of texts")
         if key in about:
-            about[key] = listed
+            about[key] = texts
     if not isinstance(about.get("base_model") or "", str):
         raise ValueError("its base_model is no text")
 

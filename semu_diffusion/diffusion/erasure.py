@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import nn
 
 from ..adapter import SemuConfig
+from ..adapter.config import erased_concepts
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
 from .concepts import vocabulary_of
@@ -100,8 +101,7 @@ def run_erasure(
     before: list[str] = []
     try:
         if config.on_top_of:
-            about = load_before(pipe, config.on_top_of).about
-            before = [*(about.get("before") or []), *(about.get("concept") or [])]
+            before = erased_concepts(load_before(pipe, config.on_top_of).about)
         config, fits = fitted(family, config, pairs[0].prompt, reporter)
         states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
         with idle_parts_parked(pipe, family):

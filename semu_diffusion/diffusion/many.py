@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..adapter.config import SemuConfig
+from ..adapter.config import SemuConfig, erased_concepts
 from ..adapter.merging import Update, combine_adapters, interference, replace_adapters, updates_of
 from ..adapter.switch import remove, set_strengths
 from ..adapter.weights import put_adapter, semu_layers, write_atomic
@@ -156,8 +156,7 @@ def merged_about(
     configs: Mapping[str, SemuConfig], weights: Sequence[float] | None, energy: float, base_model: str
 ) -> dict:
     """The facts of a merged adapter: every concept of its parts, each once."""
-    listed = lambda value: [value] if isinstance(value, str) else list(value or [])  # noqa: E731
-    concepts = [c for x in configs.values() for key in ("before", "concept") for c in listed(x.about.get(key))]
+    concepts = [c for config in configs.values() for c in erased_concepts(config.about)]
     stated = (c.about["base_model"] for c in configs.values() if c.about.get("base_model"))
     return {
         "base_model": base_model or next(stated, ""),
@@ -210,8 +209,7 @@ def join_before(pipe, adapter_name: str = "default") -> None:
             continue
         old, both = loaded[BEFORE], [name for name in (BEFORE, adapter_name) if name in loaded]
         config = loaded.get(adapter_name) or SemuConfig(about={})
-        earlier = [*(old.about.get("before") or []), *(old.about.get("concept") or [])]
-        config.about = {**config.about, "before": earlier}
+        config.about = {**config.about, "before": erased_concepts(old.about)}
         updates = combine_adapters([updates_of(model, name) for name in both])
         replace_adapters(model, both, updates, config, adapter_name)
 
