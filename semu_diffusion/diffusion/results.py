@@ -18,6 +18,7 @@ from .pipeline import component, has_lora, save_adapters, save_lora
 WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
 # Written after the adapter; those of an earlier erasure go first.
 REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "README.md")
+GALLERY = "gallery"  # the folder of pictures that records.json lists
 VERSIONS = ("semu-diffusion", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -55,6 +56,7 @@ def write_outputs(erasure, base_model: str) -> None:
     """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last."""
     for name in REPORTS:
         (erasure.folder / name).unlink(missing_ok=True)
+    shutil.rmtree(erasure.folder / GALLERY, ignore_errors=True)
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
     save_adapters(erasure.pipe, folder, about)
     if has_lora(erasure.pipe):
