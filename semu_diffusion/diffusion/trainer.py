@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 
@@ -216,18 +217,26 @@ class Trainer:
         """Extends bases that capture too little of the adapted model's gradient; training goes on at a lower rate."""
         model = self.family.model
         layers, config = semu_layers(model), model.peft_config["default"]
+        # Signs and rounding may differ by device, even which layers are extended: the first process's bases count.
+        extended = broadcast_object_list([self.extended_bases()])[0]
+        for name, (basis, R) in extended.items():
+            layers[name].set_basis("default", basis.U, basis.V, R)
+            config.ranks[name] = basis.rank
+        progress.refreshes += 1
+
+    def extended_bases(self) -> dict[str, tuple[Basis, torch.Tensor]]:
+        """Layer -> its longer basis and R (r', r'), padded with zeros, where too little of the gradient is captured."""
+        model, found = self.family.model, {}
+        config = model.peft_config["default"]
         G = gradients(model, config, self.forgetting_gradient(model))
-        for name, layer in layers.items():
+        for name, layer in semu_layers(model).items():
             U, V, R = (getattr(layer, f"semu_{part}")["default"] for part in "UVR")
             if captured(G[name], U, V) >= self.config.refresh_below:
                 continue
             new = find_basis(name, G[name], matrix(layer.get_base_layer().weight.detach()), config, None)
-            basis, padded = extend(
-                Basis(U, torch.zeros(U.shape[1], device=U.device), V), R, new, 2 * self.config.max_rank
-            )
-            layer.set_basis("default", basis.U, basis.V, padded)
-            config.ranks[name] = basis.rank
-        progress.refreshes += 1
+            old = Basis(U, torch.zeros(U.shape[1], device=U.device), V)
+            found[name] = extend(old, R, new, 2 * self.config.max_rank)
+        return found
 
     # -------------------------------------------------------------------------------------- checkpoints
 
