@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 
 import torch
 
 from ..diffusion.concepts import Vocabulary, kind_of, name_of, phrase
 from ..diffusion.reporter import Silent
+from ..options import option
 from .files import combined, quantised
 from .image_guided import redraw
 from .inversion import invert, states
@@ -19,12 +20,6 @@ from .relearn import fine_tune, steps_to
 from .target import Pictures, Target
 
 JUDGED, SHOWN, REFERENCE = 50_000_000, 60_000_000, 70_000_000  # first seeds: to be judged, to attack with, to compare
-
-
-def option(default, help: str):
-    """A dataclass field with its help text."""
-    make = {"default_factory": lambda: default} if isinstance(default, tuple) else {"default": default}
-    return field(**make, metadata={"help": help})
 
 
 @dataclass

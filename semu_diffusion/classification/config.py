@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+
+from ..options import option, require
 
 STOPS = ("confidence", "accuracy", "loss", "never")
 GRADIENTS = ("true", "random")
 LABELS = ("uniform", "likely")
-
-
-def option(default, help: str):
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -62,9 +59,7 @@ class UnlearnConfig:
             (self.target is None or self.reachable(), "target must be in [0, 1], for stop loss at least 0"),
             (self.target is None or not self.whole_class, "target is not for whole classes: none of them stays"),
         )
-        for fine, message in checks:
-            if not fine:
-                raise ValueError(message)
+        require(checks)
 
     def reachable(self) -> bool:
         """Whether the target is a value that the stop rule's measure can have."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
+from ..options import option, require
 from .objectives import OBJECTIVES
 
 # Layers by name, as regexes that are searched for in the layer's name.
@@ -18,12 +19,6 @@ TARGETS = {
     "convolutions": r".*(conv|resnets).*",
     "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
 }
-
-
-def option(default, help: str, **metadata):
-    """A dataclass field with its help text."""
-    make = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**make, metadata={"help": help, **metadata})
 
 
 @dataclass
@@ -116,9 +111,7 @@ class EraseConfig:
             (self.save_every >= 1, "save-every must be at least 1"),
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
         )
-        for fine, message in checks:
-            if not fine:
-                raise ValueError(message)
+        require(checks)
 
     def _convert(self) -> None:
         """Values as a recipe or a caller may write them: one text for a list, 1 for 1.0, and YAML's text "1e-2"."""
