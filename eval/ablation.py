@@ -59,7 +59,7 @@ def write(path: Path, head: dict, runs: dict[str, list[dict]]) -> None:
 
 
 def main() -> None:
-    from semu_diffusion.diffusion.results import versions
+    from semu_diffusion.versions import versions
 
     args = parse_args()
     head = {"command": shlex.join(["python", *sys.argv]), "seeds_forget": args.seeds, "versions": versions()}

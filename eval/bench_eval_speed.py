@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")
     parser.add_argument("--output", type=Path, default=Path("eval/results/eval_speed.json"))
     args = parser.parse_args()
-    from semu_diffusion.diffusion.results import versions
+    from semu_diffusion.versions import versions
 
     results = {
         "nudenet": judging(photographs(args.photos), args.rounds),

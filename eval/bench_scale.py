@@ -34,7 +34,7 @@ from semu_diffusion.adapter import SemuConfig, find_layers
 from semu_diffusion.adapter.decompose import decompose
 from semu_diffusion.adapter.subspace import STACK, all_bases
 from semu_diffusion.adapter.weights import semu_layers
-from semu_diffusion.diffusion.results import versions
+from semu_diffusion.versions import versions
 
 GAMMA = 0.9
 

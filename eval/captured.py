@@ -29,8 +29,8 @@ from semu_diffusion.diffusion.erasure import adapt, make_bases
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import model_path
 from semu_diffusion.diffusion.reporter import Silent
-from semu_diffusion.diffusion.results import versions
 from semu_diffusion.diffusion.trainer import Trainer
+from semu_diffusion.versions import versions
 
 
 def captured_energy(trainer: Trainer) -> float:

@@ -32,8 +32,9 @@ from classification_report import TABLES, plots, summarise
 from peers.classification import PEERS
 
 from semu_diffusion.adapter.weights import write_atomic
-from semu_diffusion.classification.unlearning import versions
+from semu_diffusion.classification.unlearning import PACKAGES
 from semu_diffusion.metrics.unlearning import average_gap
+from semu_diffusion.versions import versions
 
 KEY = ("table", "setting", "method", "seed", "hyper")
 METHODS = [name for name in PEERS if name != RETRAIN]
@@ -118,7 +119,7 @@ class Benchmark:
             "methods": args.method,
             "seeds": self.seeds,
             "search_seed": SEARCH_SEED,
-            "versions": versions(),
+            "versions": versions(PACKAGES),
             "machine": machine(args.workers, args.threads),
         }
         self.search, self.rows, self.chosen = [], [], {}

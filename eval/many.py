@@ -137,7 +137,7 @@ def summary(rows: list[dict]) -> dict:
 def header(args: argparse.Namespace) -> dict:
     """What the numbers depend on."""
     from semu_diffusion.diffusion import EraseConfig
-    from semu_diffusion.diffusion.results import versions
+    from semu_diffusion.versions import versions
 
     resolved = {k: v for k, v in EraseConfig(concept="x", **args.options).to_dict().items() if k != "concept"}
     return {

@@ -72,7 +72,7 @@ def machine(workers: int, threads: int) -> dict:
 def header(args: argparse.Namespace, options: dict) -> dict:
     """What the numbers depend on."""
     from semu_diffusion.diffusion import EraseConfig
-    from semu_diffusion.diffusion.results import versions
+    from semu_diffusion.versions import versions
 
     resolved = {k: v for k, v in EraseConfig(concept="x", **options).to_dict().items() if k != "concept"}
     return {

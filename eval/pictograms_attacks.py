@@ -86,7 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     from semu_diffusion.diffusion.pipeline import model_path
-    from semu_diffusion.diffusion.results import versions
+    from semu_diffusion.versions import versions
 
     args = parse_args()
     if not args.benchmark.exists():

@@ -140,7 +140,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     from semu_diffusion.diffusion.pipeline import model_path
-    from semu_diffusion.diffusion.results import versions
+    from semu_diffusion.versions import versions
 
     args = parse_args()
     budget, methods = Budget(evaluations=args.evaluations), args.method or list(METHODS)

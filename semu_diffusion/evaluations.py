@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ import torch
 from .adapter.weights import WEIGHTS, write_atomic
 from .diffusion.concepts import name_of
 from .diffusion.reporter import Silent
-from .diffusion.results import versions
 from .evaluation.intervals import INTERVALS
 from .evaluation.judges import BodyParts, Namer, Scorer, clip_namer, feature_judge, image_classifier, oracle_namer
 from .evaluation.pictures import list_pictures, read_picture
@@ -25,6 +23,7 @@ from .metrics.clip import ClipEncoder
 from .metrics.nudity import EXPOSED, THRESHOLD, check_protocol
 from .metrics.perceptual import _lpips_update, load_lpips
 from .studio import draw_shots, judged, source_of
+from .versions import PACKAGES, versions
 
 SUITES = ("nudity", "imagenette", "style", "custom")
 NEEDS_PROMPTS = ("nudity", "style", "custom")
@@ -243,7 +242,7 @@ def protocol(config: EvalConfig, shots: Sequence[Shot], judges) -> dict:
         "pictures": {part: parts.count(part) for part in dict.fromkeys(parts)},
         "judges": [judge.describe() for judge in judges],
         "intervals": INTERVALS,
-        "versions": versions() | also(),
+        "versions": {name: found for name, found in versions((*PACKAGES, *ALSO)).items() if found != "none"},
     }
 
 
@@ -252,17 +251,6 @@ def adapter_facts(path: str | Path, scale: float) -> dict:
     path = Path(path)
     files = sorted(path.rglob(WEIGHTS)) if path.is_dir() else [path]
     return {"sha256": hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest(), "scale": scale}
-
-
-def also() -> dict[str, str]:
-    """Versions of what judges with, where it is installed."""
-    found = {}
-    for name in ALSO:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_evaluation(

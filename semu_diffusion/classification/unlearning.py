@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,11 +17,13 @@ from ..adapter import SemuConfig, SemuLayer
 from ..adapter.subspace import Basis, eval_mode, find_bases, install_bases, param_groups
 from ..adapter.weights import WEIGHTS, inject, save_adapter, semu_layers, write_atomic
 from ..metrics.membership import true_confidence
+from ..versions import versions
 from .config import UnlearnConfig
 from .data import Augment, Examples, as_dataset, batches, labels_of, overlap, shifted, take
 from .losses import check_labels, likely_labels, logits_of, random_labels, unlearning_loss
 from .training import device_of, predict
 
+PACKAGES = ("semu-diffusion", "torch", "peft", "transformers", "scikit-learn", "safetensors")  # named in results.json
 KEPT = 256  # inputs that the remain geometry looks at
 MEASURED = 2048  # most examples over which the stop rule is measured
 NAMED = 0.01  # share of a wholly forgotten class, and of its augmented copies, that may still be named
@@ -45,20 +45,9 @@ class Unlearning:
         save_adapter(self.model, folder, about={"base_model": base_model, **options})
         self.facts["adapter_bytes"] = (folder / WEIGHTS).stat().st_size
         results = {"base_model": base_model, "options": options, "training": self.facts, "history": self.history}
-        results |= {"versions": versions(), **(more or {})}
+        results |= {"versions": versions(PACKAGES), **(more or {})}
         write_atomic(folder / "results.json", json.dumps(results, indent=1))
         return folder
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("semu-diffusion", "torch", "peft", "transformers", "scikit-learn", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
 
 
 def unlearn(

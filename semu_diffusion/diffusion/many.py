@@ -13,9 +13,9 @@ from ..adapter.config import SemuConfig, erased_concepts
 from ..adapter.merging import Update, combine_adapters, interference, replace_adapters, updates_of
 from ..adapter.switch import remove, set_strengths
 from ..adapter.weights import put_adapter, semu_layers, write_atomic
+from ..versions import versions
 from .export import export
 from .pipeline import component, has_lora, parts, read_adapters, save_adapters, save_lora
-from .results import versions
 
 BEFORE = "before"  # the adapter that a new erasure stands on
 

@@ -6,12 +6,12 @@ import json
 import platform
 import resource
 import shutil
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from ..adapter.subspace import Basis
 from ..adapter.weights import semu_layers, write_atomic
+from ..versions import versions
 from .export import export
 from .pipeline import component, has_lora, save_adapters, save_lora
 
@@ -19,7 +19,6 @@ WORK = ".work"  # states and checkpoint of a run under way; removed when it is d
 # Written after the adapter; those of an earlier erasure go first.
 REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "README.md")
 GALLERY = "gallery"  # the folder of pictures that records.json lists
-VERSIONS = ("semu-diffusion", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 
 
 def measure(family, bases: dict[str, Basis], progress) -> dict:
@@ -39,17 +38,6 @@ def measure(family, bases: dict[str, Basis], progress) -> dict:
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "source"
-    return found
 
 
 def write_outputs(erasure, base_model: str) -> None:
