@@ -28,8 +28,8 @@ from semu_diffusion.diffusion.data import make_states
 from semu_diffusion.diffusion.erasure import adapt, make_bases
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import model_path
-from semu_diffusion.diffusion.reporter import Silent
 from semu_diffusion.diffusion.trainer import Trainer
+from semu_diffusion.reporter import Silent
 from semu_diffusion.versions import versions
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .contents import FACTS, block_of, by_depth, depth_bars
-from .diffusion.reporter import Silent
+from .reporter import Silent
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
 

@@ -13,7 +13,6 @@ import torch
 
 from .adapter.weights import WEIGHTS, write_atomic
 from .diffusion.concepts import name_of
-from .diffusion.reporter import Silent
 from .evaluation.intervals import INTERVALS
 from .evaluation.judges import BodyParts, Namer, Scorer, clip_namer, feature_judge, image_classifier, oracle_namer
 from .evaluation.pictures import list_pictures, read_picture
@@ -22,6 +21,7 @@ from .evaluation.scores import complete, named_row, nudity_row, style_row
 from .metrics.clip import ClipEncoder
 from .metrics.nudity import EXPOSED, THRESHOLD, check_protocol
 from .metrics.perceptual import _lpips_update, load_lpips
+from .reporter import Silent
 from .studio import draw_shots, judged, source_of
 from .versions import PACKAGES, versions
 

@@ -57,7 +57,7 @@ def check_scale(scale: float) -> None:
 
 def display(quiet: bool):
     """The progress display, or a silent one."""
-    from .diffusion.reporter import Silent
+    from .reporter import Silent
 
     if quiet:
         return nullcontext(Silent())

@@ -14,9 +14,9 @@ from accelerate.utils import gather_object
 from .adapter.weights import write_atomic
 from .diffusion.generate import draw
 from .diffusion.pipeline import EMBEDDED, base_name, model_path
-from .diffusion.reporter import Silent
 from .evaluation.pictures import is_whole, write_picture
 from .evaluation.prompts import Shot
+from .reporter import Silent
 
 MADE_BY = "made_by.json"  # what a folder's pictures depend on, beside them
 

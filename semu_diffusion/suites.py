@@ -15,7 +15,6 @@ from .adapter.weights import write_atomic
 from .diffusion.concepts import name_of
 from .diffusion.generate import draw
 from .diffusion.pipeline import switch_adapters
-from .diffusion.reporter import Silent
 from .evaluation.charts import before_after, concept_chart, loss_chart
 from .evaluation.intervals import INTERVALS
 from .evaluation.judges import weights_hash
@@ -23,6 +22,7 @@ from .evaluation.pictograms import evaluate, showcase
 from .evaluation.pictures import as_saved, read_pictures, write_gallery
 from .evaluation.prompts import Shot, digest
 from .pictograms import ASSETS, load_oracle
+from .reporter import Silent
 from .studio import draw_shots, source_of
 from .versions import versions
 

@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
-from .diffusion.reporter import Silent
 from .evaluation.prompts import digest
 from .evaluations import EvalConfig, adapter_facts, run_suite, shots_of
 from .hub import explain, is_repo
+from .reporter import Silent
 
 TOLERANCE = 1e-6  # of rounding, relative: other machines add up in another order
 NO_FIGURES = ("intervals", "counts", "per_class", "per_concept")

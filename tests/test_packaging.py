@@ -86,6 +86,7 @@ def test_imported_modules(source, name):
         ("adapter", ("diffusion", "classification", "cli", "hub")),
         ("diffusion", ("classification",)),
         ("classification", ("diffusion",)),
+        ("display", ("diffusion", "classification")),
     ],
 )
 def test_layers_do_not_reach_across(layer, forbidden):

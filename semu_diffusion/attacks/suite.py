@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 import torch
 
 from ..diffusion.concepts import Vocabulary, kind_of, name_of, phrase
-from ..diffusion.reporter import Silent
 from ..options import option
+from ..reporter import Silent
 from .files import combined, quantised
 from .image_guided import redraw
 from .inversion import invert, states

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from ..reporter import Silent
 from .concepts import Pair, Vocabulary
 from .config import EraseConfig
 from .families import Family
-from .reporter import Silent
 from .states import Contexts, States, draw_records, fingerprint, gather, noised_images
 
 BATCH = 32  # latents drawn together

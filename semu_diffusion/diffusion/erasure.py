@@ -21,6 +21,7 @@ from ..adapter import SemuConfig
 from ..adapter.config import erased_concepts
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
+from ..reporter import Silent
 from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
@@ -28,7 +29,6 @@ from .families import family_of
 from .many import join_before, leave_before, load_before, train_beside
 from .memory import plan, size_of
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
-from .reporter import Silent
 from .results import WORK, measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ..adapter.subspace import Basis
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .adapter.subspace import Basis
 
 
 class Silent:
-    """Reports to nobody; `semu_diffusion.display.Display` shows the same calls."""
+    """Reports to nobody; `display.Display` shows the same calls."""
 
     def stage(self, name: str, total: int = 0) -> None:
         """A stage begins."""
