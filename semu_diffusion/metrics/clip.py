@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from .drift import check_images
+from .mean import MeanOver
 
 
 class ClipEncoder(nn.Module):
@@ -70,7 +70,7 @@ def zero_shot(images: Tensor, labels: Sequence[str], encoder: ClipEncoder, templ
     return 100 * encoder.features(images) @ classes.T
 
 
-class ClipScore(Metric):
+class ClipScore(MeanOver):
     """Mean CLIP score of pictures and their prompts, in 0..100.
 
     `update` takes images, floats (B, 3, H, W) in [0, 1] (another type or range is an error), and B texts. `compute`
@@ -84,25 +84,12 @@ class ClipScore(Metric):
         ValueError: no such model; from `update`, for other shapes, types, ranges or numbers.
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    total: Tensor
-    count: Tensor
 
     def __init__(self, encoder: ClipEncoder | str, **kwargs):
         super().__init__(**kwargs)
         self.encoder = ClipEncoder.load(encoder) if isinstance(encoder, str) else encoder
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, images: Tensor, texts: Sequence[str]) -> None:
         """Add a batch: images (B, 3, H, W) and B texts."""
-        scores = _clip_score_update(images, texts, self.encoder)
-        self.total += scores.sum().to(self.total.device)
-        self.count += len(scores)
-
-    def compute(self) -> Tensor:
-        """The mean score, a scalar."""
-        return self.total / self.count
+        self.add(_clip_score_update(images, texts, self.encoder))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from .mean import MeanOver
 
 
 def check_images(images: Tensor, name: str = "images") -> None:
@@ -15,21 +15,16 @@ def check_images(images: Tensor, name: str = "images") -> None:
         raise ValueError(f"{name}: expected values in [0, 1], got {images.min().item():g}..{images.max().item():g}")
 
 
-def _picture_drift_update(base: Tensor, other: Tensor) -> tuple[Tensor, int]:
-    """Sum over the batch of each pair's mean |base - other|, fp64 scalar, and the number of pairs."""
+def _picture_drift_update(base: Tensor, other: Tensor) -> Tensor:
+    """The mean |base - other| of each pair, fp64 (B,)."""
     check_images(base, "base")
     check_images(other, "other")
     if base.shape != other.shape:
         raise ValueError(f"expected pairs of one shape, got base {tuple(base.shape)} and other {tuple(other.shape)}")
-    return (base.double() - other.double()).abs().mean((1, 2, 3)).sum(), len(base)
+    return (base.double() - other.double()).abs().mean((1, 2, 3))
 
 
-def _picture_drift_compute(total: Tensor, count: Tensor) -> Tensor:
-    """Mean over pairs, fp64 scalar."""
-    return total / count
-
-
-class PictureDrift(Metric):
+class PictureDrift(MeanOver):
     """Mean absolute pixel difference between paired pictures, mean over pairs.
 
     `update` takes base and other, floats (B, 3, H, W) in [0, 1] of the same shape, row i of both being one pair.
@@ -45,24 +40,8 @@ class PictureDrift(Metric):
     tensor(0.2500, dtype=torch.float64)
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, base: Tensor, other: Tensor) -> None:
         """Add a batch of pairs, (B, 3, H, W) each."""
-        total, count = _picture_drift_update(base, other)
-        self.total += total
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """The drift, a scalar."""
-        return _picture_drift_compute(self.total, self.count)
+        self.add(_picture_drift_update(base, other))

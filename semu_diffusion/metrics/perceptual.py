@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from .drift import check_images
+from .mean import MeanOver
 
 
 def load_lpips(net: str = "alex") -> Callable[[Tensor, Tensor], Tensor]:
@@ -33,7 +33,7 @@ def _lpips_update(base: Tensor, other: Tensor, distance: Callable[[Tensor, Tenso
     return distance(2 * base.float() - 1, 2 * other.float() - 1).reshape(len(base), -1).mean(1).double()
 
 
-class PerceptualDistance(Metric):
+class PerceptualDistance(MeanOver):
     """Mean LPIPS of paired pictures: 0 for equal ones.
 
     `update` takes base and other, floats (B, 3, H, W) in [0, 1] of the same shape, row i of both being one pair;
@@ -47,25 +47,12 @@ class PerceptualDistance(Metric):
         ValueError: the package is missing; from `update`, for other shapes, types or ranges.
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-
-    total: Tensor
-    count: Tensor
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs):
         super().__init__(**kwargs)
         self.distance = distance or load_lpips()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, base: Tensor, other: Tensor) -> None:
         """Add a batch of pairs, (B, 3, H, W) each."""
-        distances = _lpips_update(base, other, self.distance)
-        self.total += distances.sum().to(self.total.device)
-        self.count += len(distances)
-
-    def compute(self) -> Tensor:
-        """The mean distance, a scalar."""
-        return self.total / self.count
+        self.add(_lpips_update(base, other, self.distance))

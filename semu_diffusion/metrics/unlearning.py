@@ -7,9 +7,9 @@ import statistics
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from .concept import ConceptAccuracy, _check
+from .mean import MeanOver
 from .membership import svc_mia, true_confidence
 
 GAP = ("UA", "RA", "TA", "MIA")  # what the average gap is over
@@ -57,16 +57,16 @@ def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, floa
     return statistics.fmean(values), error * t.ppf((1 + level) / 2, len(values) - 1).item()
 
 
-def _retrain_kl_update(logits: Tensor, retrain: Tensor) -> tuple[Tensor, int]:
-    """Sum over rows of KL(softmax(retrain) || softmax(logits)) in nats, fp64 scalar, and the number of rows."""
+def _retrain_kl_update(logits: Tensor, retrain: Tensor) -> Tensor:
+    """KL(softmax(retrain) || softmax(logits)) of each row in nats, fp64 (B,)."""
     labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     _check(logits, labels, retrain.shape[-1])
     _check(retrain, labels, logits.shape[-1])
     q, p = logits.double().log_softmax(1), retrain.double().log_softmax(1)
-    return (p.exp() * (p - q)).sum(), len(logits)
+    return (p.exp() * (p - q)).sum(1)
 
 
-class RetrainKL(Metric):
+class RetrainKL(MeanOver):
     """KL(Retrain || model) in nats, mean over examples; 0 where the model answers just as Retrain.
 
     `update` takes the model's logits and Retrain's, (B, C) each. SFR-on's D_KL on the forget set, arXiv 2409.19732.
@@ -80,24 +80,8 @@ class RetrainKL(Metric):
     tensor(0., dtype=torch.float64)
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, retrain: Tensor) -> None:
         """Add a batch: logits (B, C) of the model and of Retrain."""
-        total, count = _retrain_kl_update(logits, retrain)
-        self.total += total
-        self.count += count
-
-    def compute(self) -> Tensor:
-        """The divergence, a scalar."""
-        return self.total / self.count
+        self.add(_retrain_kl_update(logits, retrain))
