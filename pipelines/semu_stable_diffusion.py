@@ -11,27 +11,8 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionPipeline
 
-from semu_diffusion import load_adapters, set_weights
-from semu_diffusion.diffusion.many import erasing
+from semu_diffusion.erasers import Erasers
 
 
-class SemuStableDiffusionPipeline(StableDiffusionPipeline):
-    """StableDiffusionPipeline with the argument `erase`: {name of a loaded eraser: strength}."""
-
-    def load_eraser(self, name: str, path: str) -> None:
-        """Loads an adapter, of text encoders too, under a name; it stays off until a call asks for it.
-
-        Raises:
-            ValueError: no such adapter, one for another model, or a name that is taken.
-        """
-        load_adapters(self, {name: path})
-        set_weights(self, {})
-
-    def __call__(self, *args, erase: dict[str, float] | None = None, **kwargs):
-        """As StableDiffusionPipeline, with these erasers at these strengths for this call.
-
-        Raises:
-            ValueError: the name of an eraser that was not loaded, or a negative strength.
-        """
-        with erasing(self, erase):
-            return super().__call__(*args, **kwargs)
+class SemuStableDiffusionPipeline(Erasers, StableDiffusionPipeline):
+    """StableDiffusionPipeline with `load_eraser` and the argument `erase`: {name of a loaded eraser: strength}."""

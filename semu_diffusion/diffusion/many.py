@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -74,22 +73,6 @@ def set_weights(pipe, weights: Mapping[str, float]) -> None:
         raise ValueError(f"no adapter named {unknown!r}; loaded: {', '.join(known) or 'none'}")
     for model in models:
         set_strengths(model, dict(weights))
-
-
-@contextlib.contextmanager
-def erasing(pipe, erase: Mapping[str, float] | None) -> Iterator[None]:
-    """Loaded adapters at these strengths for the time of the block, all others off; afterwards all are off.
-
-    Raises:
-        ValueError: the name of an adapter that was not loaded, or a strength below 0.
-    """
-    if any(not strength >= 0 for strength in (erase or {}).values()):
-        raise ValueError("a strength must not be negative")
-    set_weights(pipe, erase or {})
-    try:
-        yield
-    finally:
-        set_weights(pipe, {})
 
 
 # --------------------------------------------------------------------------------------------- merging
