@@ -27,7 +27,7 @@ from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
 from .many import join_before, leave_before, load_before, train_beside
-from .memory import plan, size_of
+from .memory import module_bytes, plan
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -164,7 +164,7 @@ def fitted(family, config: EraseConfig, prompt: str, reporter: Silent) -> tuple[
         return config, {}
     resident = {id(m): m for m in (*parts(family.pipe).values(), getattr(family.pipe, "vae", None)) if m is not None}
     parked = {} if family.pipe.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
-    fixed = sum(size_of(m) for key, m in resident.items() if key not in parked)
+    fixed = sum(module_bytes(m) for key, m in resident.items() if key not in parked)
     config, words = plan(family, config, adapter_config(config), prompt, fixed)
     reporter.stage(f"memory: {words}")
     return config, {"memory": words}

@@ -57,9 +57,9 @@ def compress_measured(pipe, energy: float, adapter_name: str = "default", pictur
     about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
     words = [name_of(c) for c in about.get("concept") or [] if not c.endswith(".txt")] or [""]
     prompts = [phrase(words[k % len(words)] or None, None, k) for k in range(pictures)]
-    drawn, sizes = [draw(pipe, prompts, range(pictures), steps=10)], [size_of(pipe, adapter_name)]
+    drawn, sizes = [draw(pipe, prompts, range(pictures), steps=10)], [adapter_bytes(pipe, adapter_name)]
     before, after = compress_parts(pipe, energy, adapter_name)
-    drawn, sizes = [*drawn, draw(pipe, prompts, range(pictures), steps=10)], [*sizes, size_of(pipe, adapter_name)]
+    drawn, sizes = [*drawn, draw(pipe, prompts, range(pictures), steps=10)], [*sizes, adapter_bytes(pipe, adapter_name)]
     change = (drawn[1] - drawn[0]).abs().mean().item()
     return (
         f"ranks sum to {after} instead of {before}, {sizes[1]:,} bytes instead of {sizes[0]:,}; "
@@ -67,7 +67,7 @@ def compress_measured(pipe, energy: float, adapter_name: str = "default", pictur
     )
 
 
-def size_of(pipe, adapter_name: str = "default") -> int:
+def adapter_bytes(pipe, adapter_name: str = "default") -> int:
     """Bytes of an adapter's U, R and V."""
     parts = [updates_of(model, adapter_name) for model in adapted_parts(pipe, adapter_name).values()]
     return sum(4 * t.numel() for updates in parts for update in updates.values() for t in update)

@@ -19,7 +19,7 @@ CHECKPOINTED = 0.3  # of the activations that are left with gradient checkpointi
 GB = 1e9
 
 
-def size_of(module: nn.Module) -> int:
+def module_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
