@@ -34,7 +34,7 @@ from pictograms_models import (
     make_tokenizer,
     make_unet,
 )
-from pictograms_training import averaged, fit
+from pictograms_training import STATE, averaged, fit
 from render_pictograms import render_all, sheet
 from rich.progress import track
 from safetensors.torch import load_file, save_file
@@ -95,7 +95,7 @@ def initial(args, **parts: nn.Module) -> None:
 
 def reached(args, stage: str, model: nn.Module, **parts: nn.Module) -> nn.Module:
     """The model with what a stage has reached so far; with --init's weights where it was not run."""
-    if args.init and not (args.workdir / stage / "state.pt").exists():
+    if args.init and not (args.workdir / stage / STATE).exists():
         initial(args, **parts)
         return model.eval()
     return averaged(args.workdir / stage, model)
@@ -252,7 +252,7 @@ def build_pipeline(args) -> StableDiffusionPipeline:
     model = nn.ModuleDict({"unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)})
     model = reached(args, "unet", model, **model)
     vae = make_autoencoder()
-    if (args.workdir / "decoder" / "state.pt").exists():
+    if (args.workdir / "decoder" / STATE).exists():
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         vae = averaged(args.workdir / "decoder", vae)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from safetensors import safe_open
 from torch import nn
+
+from semu_diffusion.adapter.weights import save_atomic
+
+STATE = "state.safetensors"  # of a stage that is under way or done
 
 
 def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
@@ -61,37 +67,59 @@ def average_gradients(accelerator: Accelerator, weights: list[nn.Parameter]) -> 
 
 
 def save_state(folder: Path, step: int, model, optimizer, scheduler, ema) -> None:
-    """Everything needed to go on, under a temporary name first."""
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "ema": ema.state_dict(),
-    }
-    torch.save(state, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")
+    """Everything needed to go on: tensors under flat names, the rest in the header; a temporary name first."""
+    average, moments = ema.state_dict(), optimizer.state_dict()
+    tensors = {f"model.{name}": value.clone() for name, value in model.state_dict().items()}  # clones: some may be tied
+    tensors |= {f"ema.{k}": value for k, value in enumerate(average.pop("shadow_params"))}
+    tensors |= {f"adam.{k}.{name}": v for k, row in moments["state"].items() for name, v in row.items()}
+    rates = [group["lr"] for group in moments["param_groups"]]
+    header = {"step": step, "rates": rates, "scheduler": scheduler.state_dict(), "ema": average}
+    save_atomic(tensors, folder / STATE, {"training": json.dumps(header)})
+
+
+def read_state(folder: Path) -> tuple[dict, dict[str, dict[str, torch.Tensor]]]:
+    """The header of a state, and its tensors by group: model, ema, adam."""
+    groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "ema": {}, "adam": {}}
+    with safe_open(folder / STATE, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            group, _, name = key.partition(".")
+            groups[group][name] = file.get_tensor(key)
+        return json.loads(file.metadata()["training"]), groups
+
+
+def put_average(shadow: list[torch.Tensor], stored: dict[str, torch.Tensor]) -> None:
+    """Copies the moving average into tensors of the same order and number."""
+    if len(shadow) != len(stored):
+        raise ValueError(f"the saved state averages {len(stored)} weights, the model trains {len(shadow)}")
+    for k, average in enumerate(shadow):
+        average.data.copy_(stored[str(k)])
 
 
 def load_state(folder: Path, model, optimizer, scheduler, ema) -> int:
     """Restores what `save_state` wrote; returns the step to go on from (0 where nothing was saved)."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "state.pt").exists():
+    if not (folder / STATE).exists():
         return 0
-    state = torch.load(folder / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if state["scheduler"]["last_epoch"] == state["step"]:
-        scheduler.load_state_dict(state["scheduler"])
-    ema.load_state_dict(state["ema"])
-    return state["step"]
+    header, tensors = read_state(folder)
+    model.load_state_dict(tensors["model"])
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for key, value in tensors["adam"].items():
+        k, _, name = key.partition(".")
+        state["state"].setdefault(int(k), {})[name] = value
+    for group, rate in zip(state["param_groups"], header["rates"], strict=True):
+        group["lr"] = rate
+    optimizer.load_state_dict(state)
+    if header["scheduler"]["last_epoch"] == header["step"]:
+        scheduler.load_state_dict(header["scheduler"])
+    put_average(ema.shadow_params, tensors["ema"])
+    ema.load_state_dict(header["ema"])
+    return header["step"]
 
 
 def averaged(folder: Path, model: nn.Module) -> nn.Module:
     """The model with the moving average of a stage that is under way or done."""
-    state = torch.load(folder / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    weights = [p for p in model.parameters() if p.requires_grad]
-    for weight, average in zip(weights, state["ema"]["shadow_params"], strict=True):
-        weight.data.copy_(average)
+    _, tensors = read_state(folder)
+    model.load_state_dict(tensors["model"])
+    put_average([p for p in model.parameters() if p.requires_grad], tensors["ema"])
     return model.eval()
