@@ -20,6 +20,7 @@ from semu_diffusion.contents import block_of, by_depth, depth_bars, read_content
 from semu_diffusion.diffusion.export import FORMATS, KOHYA, export
 from semu_diffusion.diffusion.many import BEFORE, join_before, load_before, short_names, train_beside
 from semu_diffusion.diffusion.pipeline import parts, save_adapters, save_lora
+from semu_diffusion.diffusion.results import REPORTS, remove_reports
 
 EVALUATION = {
     "base": {"UA": 0.0, "IRA": 99.0, "CRA": 98.0, "neighbours": None},
@@ -132,6 +133,15 @@ def test_merge(folders, tiny_model, tmp_path, semu):
     assert Image.open(tmp_path / "both" / "interference.png").size[0] > 300
     card = (tmp_path / "both" / "README.md").read_text()
     assert "cigarette and neon" in card and "no-cigarette (1), no-neon (0.5)" in card
+
+
+def test_reports_about_an_earlier_adapter_go_and_nothing_else(tmp_path):
+    (tmp_path / "gallery").mkdir()
+    for name in (*REPORTS, "gallery/base-00.png", "notes.txt"):
+        (tmp_path / name).touch()
+    remove_reports(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+    remove_reports(tmp_path / "absent")
 
 
 def test_merge_refuses(folders, tiny_model, tmp_path, semu):

@@ -15,6 +15,7 @@ from ..adapter.weights import put_adapter, semu_layers, write_atomic
 from ..versions import versions
 from .export import export
 from .pipeline import component, has_lora, parts, read_adapters, save_adapters, save_lora
+from .results import remove_reports
 
 BEFORE = "before"  # the adapter that a new erasure stands on
 
@@ -151,7 +152,8 @@ def merged_about(
 
 
 def write_merged(pipe, folder: Path, about: dict, results: dict) -> None:
-    """The native adapter, its LoRA and kohya file where there are such, and results.json."""
+    """The native adapter, its LoRA and kohya file where there are such, and results.json; older reports go first."""
+    remove_reports(folder)
     save_adapters(pipe, folder, about)
     if has_lora(pipe):
         save_lora(pipe, folder)

@@ -6,6 +6,7 @@ import json
 import platform
 import resource
 import shutil
+from pathlib import Path
 
 import torch
 
@@ -16,8 +17,9 @@ from .export import export
 from .pipeline import component, has_lora, save_adapters, save_lora
 
 WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
-# Written after the adapter; those of an earlier erasure go first.
-REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "README.md")
+# Written after the adapter; those of an earlier erasure or merging go first.
+REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "interference.png",
+           "README.md", "report.html")  # fmt: skip
 GALLERY = "gallery"  # the folder of pictures that records.json lists
 
 
@@ -40,11 +42,16 @@ def measure(family, bases: dict[str, Basis], progress) -> dict:
     }
 
 
+def remove_reports(folder: Path) -> None:
+    """Takes away what an earlier run reported about another adapter in this folder."""
+    for name in REPORTS:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / GALLERY, ignore_errors=True)
+
+
 def write_outputs(erasure, base_model: str) -> None:
     """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last."""
-    for name in REPORTS:
-        (erasure.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(erasure.folder / GALLERY, ignore_errors=True)
+    remove_reports(erasure.folder)
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
     save_adapters(erasure.pipe, folder, about)
     if has_lora(erasure.pipe):
