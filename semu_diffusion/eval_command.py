@@ -87,7 +87,7 @@ def evaluate(
     check_scale(scale)
     quieten()
     if verify:
-        return verify_command(verify, results, output, model, device, dtype, as_json, quiet)
+        return verify_command(verify, results, output, overwrite, model, device, dtype, as_json, quiet)
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
     if suite == "pictograms" and images is None:
@@ -203,8 +203,8 @@ def folder_of_pictures(images: Path, config, output: Path, overwrite: bool, as_j
         print(f"  {label}: {count}")
 
 
-def verify_command(adapter, results, output, model, device, dtype, as_json: bool, quiet: bool) -> None:
-    """Table and exit status of `--verify`."""
+def verify_command(adapter, results, output, overwrite, model, device, dtype, as_json: bool, quiet: bool) -> None:
+    """Table and exit status of `--verify`. The pictures of a finished evaluation are refused: they would only agree."""
     from .diffusion.pipeline import EMBEDDED
     from .studio import team
     from .verification import read_results
@@ -215,6 +215,8 @@ def verify_command(adapter, results, output, model, device, dtype, as_json: bool
         raise ValueError("these results are of a folder of pictures, so there is no adapter to verify")
     scale = (recorded.get("adapter") or {}).get("scale", 1.0)
     model = recorded.get("base_model") or model if model == EMBEDDED else model
+    if output is not None:
+        prepare(output, overwrite)
     pipe, place, _ = open_adapted(adapter, model, scale, device, dtype)
     processes = team()
     if output is None and processes.num_processes > 1:

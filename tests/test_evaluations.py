@@ -244,6 +244,12 @@ def test_verify_says_what_it_lacks(scores, desk, tiny_model, tmp_path, semu):
     assert semu(*common, tmp_path / "none.json")[0] == 2
 
 
+def test_verify_draws_its_own_pictures(scores, desk, tiny_model, semu):
+    common = ["--model", tiny_model, "--results", scores / "results.json", "--quiet"]
+    status, _, err = semu("eval", "--verify", desk / "adapter", *common, "--output", scores)
+    assert status == 2 and "is not empty" in err
+
+
 def test_results_of_an_adapter_on_the_hub(scores, monkeypatch):
     import huggingface_hub
 
