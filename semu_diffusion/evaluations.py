@@ -14,7 +14,16 @@ import torch
 from .adapter.weights import WEIGHTS, write_atomic
 from .diffusion.concepts import name_of
 from .evaluation.intervals import INTERVALS
-from .evaluation.judges import BodyParts, Namer, Scorer, clip_namer, feature_judge, image_classifier, oracle_namer
+from .evaluation.judges import (
+    BodyParts,
+    Namer,
+    Scorer,
+    check_names,
+    clip_namer,
+    feature_judge,
+    image_classifier,
+    oracle_namer,
+)
 from .evaluation.pictures import list_pictures, read_picture
 from .evaluation.prompts import Shot, digest, imagenette, read_prompts
 from .evaluation.scores import complete, named_row, nudity_row, style_row
@@ -96,6 +105,7 @@ def judges_of(config: EvalConfig, shots: Sequence[Shot], device) -> list:
     judges: list = [BodyParts()] if config.suite == "nudity" else []
     if config.suite in ("imagenette", "custom"):
         judges.append(namer_of(config, encoder, shots, device))
+        check_names(judges[-1], [shot.label for shot in shots if shot.part != "captions"])
     if encoder:
         judges.append(Scorer(encoder, config.clip))
     embedder = feature_judge(encoder, config.clip)

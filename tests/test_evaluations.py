@@ -19,6 +19,7 @@ from torch import nn
 
 from semu_diffusion import cli, studio, suites
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
+from semu_diffusion.evaluation.judges import Namer, check_names
 from semu_diffusion.evaluation.pictures import is_whole, list_pictures
 from semu_diffusion.evaluation.prompts import IMAGENETTE, digest, imagenette, read_prompts
 from semu_diffusion.evaluations import EvalConfig, shots_of
@@ -200,6 +201,13 @@ def test_pictures_of_another_evaluation_are_not_taken(scores, desk, tiny_model, 
     line = semu(*arguments(desk, tiny_model, tmp_path / "out", "--guidance", 2))[2]
     assert "pictures of another guidance" in line and "--overwrite" in line
     assert not is_whole(tmp_path / "nothing.png")
+
+
+def test_a_classifier_that_lacks_a_label_is_refused():
+    namer = Namer(None, ["saw, chainsaw", "cat"], {"name": "someone/net"})
+    check_names(namer, ["saw", "Cat", "chainsaw", "saw, chainsaw"])
+    with pytest.raises(ValueError, match="someone/net knows no dog, sepia"):
+        check_names(namer, ["sepia", "cat", "dog"])
 
 
 # ----------------------------------------------------------------------------------------------- verifying

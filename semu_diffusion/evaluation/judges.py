@@ -7,7 +7,7 @@ pictures out among themselves.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -95,7 +95,14 @@ class Embedder:
 
 def same_name(label: str, named: str) -> bool:
     """Whether a classifier's label, with its synonyms after commas, is this one: "saw, chainsaw" is "saw"."""
-    return label.strip().lower() in [part.strip().lower() for part in named.split(",")]
+    return label.strip().lower() in [part.strip().lower() for part in (named, *named.split(","))]
+
+
+def check_names(namer: Namer, labels: Iterable[str]) -> None:
+    """ValueError where a classifier lacks a label: its concept would count as erased, whatever is drawn."""
+    unknown = sorted({label for label in labels if not any(same_name(label, own) for own in namer.labels)})
+    if unknown:
+        raise ValueError(f"the classifier {namer.about['name']} knows no {', '.join(unknown[:5])}; choose another one")
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -108,7 +115,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def oracle_namer(oracle: nn.Module) -> Namer:
-    """The pictograms' oracle: it names the object or the style that it is surer of asked labels; both heads joined."""
+    """The pictograms' oracle as a namer of objects; its head of styles is left out."""
     classify = lambda images: oracle(images)[0]  # noqa: E731
     return Namer(classify, OBJECTS, {"name": "pictograms oracle", "model": weights_hash(oracle)})
 
