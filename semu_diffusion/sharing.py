@@ -64,6 +64,7 @@ def merge(
     """Combine adapters of one base model into one, and say how far they get in each other's way."""
     from rich.console import Console
 
+    from .adapter.weights import WEIGHTS
     from .card import write_card
     from .diffusion.many import merge_adapters, short_names
     from .display import interference_tables
@@ -83,7 +84,7 @@ def merge(
         return
     for table in interference_tables(results["merged"], results["interference"]):
         Console().print(table)
-    size = (output / "adapter_model.safetensors").stat().st_size
+    size = sum(file.stat().st_size for file in output.rglob(WEIGHTS))  # text encoders have folders of their own
     print(f"{output}: {results['layers']} layers, ranks sum to {results['ranks']}, {size:,} bytes")
 
 

@@ -113,7 +113,7 @@ def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
 
 
 def write_report(folder: Path, report: dict, pictures: dict, concepts: list[str]) -> None:
-    """evaluation.json and the charts; merged into results.json where the folder has one."""
+    """evaluation.json, the charts, and the gallery with its records.json."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [name_of(c) for c in concepts]
     write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))

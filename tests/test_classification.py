@@ -153,6 +153,7 @@ def test_index_split(tmp_path, text):
         (lambda y, f: index_split(y, f("0 5 10 15")), "every example of class 0; ask for it with --forget-class 0"),
         (lambda y, f: index_split(y, f("3 99")), "indices must be in 0..19"),
         (lambda y, f: index_split(y, f("3 x")), "is no list of indices"),
+        (lambda y, f: index_split(y, f("[3, 1.5]")), "is no list of indices: they must be whole numbers"),
         (lambda y, f: index_split(y, f("")), "must be a part of the training set, got 0 of 20"),
         (lambda y, f: Split.load(f("{}")), "is not a split"),
     ],

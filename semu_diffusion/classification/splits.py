@@ -80,7 +80,10 @@ def index_split(labels: torch.Tensor, file: str | Path) -> Split:
     try:
         text = file.read_text()
         index = json.loads(text) if text.lstrip().startswith("[") else [int(word) for word in text.split()]
-        index = torch.tensor(index, dtype=torch.int64)
+        index = torch.tensor(index)
+        if index.numel() and index.dtype != torch.int64:
+            raise ValueError("they must be whole numbers")
+        index = index.long()
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{file} is no list of indices: {' '.join(str(error).split())}") from None
     if index.ndim != 1 or (index.numel() and not 0 <= index.min() <= index.max() < len(labels)):

@@ -103,9 +103,12 @@ def _first(rows: Iterator[dict[str, str]], limit: int | None) -> Iterator[dict[s
 
 def _seed(text: str, source: str | Path, default: int) -> int:
     try:
-        return int(float(text)) if text else default
-    except ValueError:
-        raise ValueError(f"{source}: the seed {text!r} is no whole number") from None
+        number = float(text or default)  # pandas writes whole numbers as 7.0
+        if number == int(number):
+            return int(number)
+    except (ValueError, OverflowError):  # no number, NaN or infinity
+        pass
+    raise ValueError(f"{source}: the seed {text!r} is no whole number")
 
 
 def imagenette(repeat: int) -> list[Shot]:
