@@ -395,6 +395,8 @@ def test_attacks_json_is_written_and_resumed(tmp_path):
     assert read_done(tmp_path / FILE, head) == {"plain": result}
     with pytest.raises(ValueError, match="other options"):
         read_done(tmp_path / FILE, {**head, "scale": 0.5})
+    with pytest.raises(ValueError, match="another adapter"):
+        read_done(tmp_path / FILE, {**head, "sha256": "0"})
     with pytest.raises(ValueError, match="nothing to resume"):
         read_done(Path(tmp_path / "absent" / FILE), head)
     print_table({"plain": result})

@@ -36,7 +36,8 @@ def attack(
     """
     from ..diffusion.concepts import vocabulary_of
     from ..diffusion.pipeline import model_path
-    from ..hub import load_adapter
+    from ..evaluations import adapter_facts
+    from ..hub import load_adapter, local
     from ..suites import concepts_of, knows
     from .suite import AttackConfig, Attacker, Target, protocol, run_attacks
 
@@ -49,7 +50,8 @@ def attack(
                           relearn_steps=looks)  # fmt: skip
     pipe = open_pipeline(model, device, "fp32")
     base = Target(pipe)
-    about = load_adapter(pipe, adapter, scale=scale)
+    place = local(adapter)
+    about = load_adapter(pipe, place, scale=scale)
     concepts = [concept] if concept else concepts_of(about)
     if len(concepts) > 1:
         raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
@@ -59,7 +61,7 @@ def attack(
         reporter.stage("pictures")
         judge = pictograms_judge(base, concepts[0], config)
         attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(model)), judge, config)
-        head = {"adapter": adapter, "scale": scale, "protocol": protocol(attacker)}
+        head = {"adapter": adapter, **adapter_facts(place, scale), "protocol": protocol(attacker)}
         done = read_done(output / FILE, head) if resume else {}
         save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
         found = run_attacks(attacker, name, done, save, reporter)
@@ -103,7 +105,7 @@ def read_done(path: Path, head: dict) -> dict:
         raise ValueError(f"nothing to resume in {path.parent}; leave out --resume")
     old = json.loads(path.read_text())
     if {k: old.get(k) for k in head} != json.loads(json.dumps(head)):
-        raise ValueError(f"{path.parent} was begun with other options; repeat those, or use --overwrite")
+        raise ValueError(f"{path.parent} was begun with other options or another adapter; use those, or --overwrite")
     return old["attacks"]
 
 
