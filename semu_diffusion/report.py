@@ -102,9 +102,10 @@ def bars(evaluation: dict, erased: set[str]) -> dict | None:
     if key is None:
         return None
     before = (evaluation.get("base") or {}).get(key, {})
+    gone = {word for name in erased for word in (name.lower(), name.lower().removesuffix(" style"))}
     top = 100 if key == "per_concept" else max([1, *before.values(), *after[key].values()])
     rows = [
-        {"name": name, "base": before.get(name), "erased": value, "gone": key == "per_class" or name in erased}
+        {"name": name, "base": before.get(name), "erased": value, "gone": key == "per_class" or name.lower() in gone}
         for name, value in after[key].items()
     ]
     title = "Recognised in % of its pictures" if key == "per_concept" else "Detections by class"

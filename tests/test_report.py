@@ -151,3 +151,8 @@ def test_in_chromium(folder, browser, scheme, width, tmp_path):
     flagged.locator("button").click()
     assert blur() == "none" and flagged.locator("button").count() == 0 and errors == []
     page.close()
+
+
+def test_bars_know_an_erased_style_by_its_bare_name():
+    rows = report.bars({"erased": {"per_concept": {"Monet": 90.0, "Van Gogh": 1.0}}}, {"van gogh style"})["rows"]
+    assert [(row["name"], row["gone"]) for row in rows] == [("Van Gogh", True), ("Monet", False)]
