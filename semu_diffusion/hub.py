@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .adapter.weights import CONFIG, WEIGHTS, read_config
+from .contents import PLACES
 
 FILES = ("*.safetensors", "*.json", "*.png", "README.md")  # of an adapter folder; nothing hidden, nothing else
 BASE = ("base/*.json", "base/*.safetensors")  # the model that a classifier's adapter is for
-PLACES = ("", "text_encoder", "text_encoder_2", "text_encoder_3")  # of its parts; "" is the denoiser's
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 
