@@ -9,14 +9,12 @@ The defaults of `semu erase` were chosen with this table. Finished (variant, con
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from pictograms_all import erase_and_score, line, machine, summary
+from pictograms_all import erase_and_score, line, summary
+from records import command, machine, make_parser, read_json, write_json
 
 CONCEPTS = ("cigarette", "beer", "cat", "sepia style", "sketch style")
 VARIANTS: dict[str, dict] = {
@@ -38,9 +36,7 @@ VARIANTS: dict[str, dict] = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one (repeatable)")
     parser.add_argument("--concept", action="append", help="only this one (repeatable)")
     parser.add_argument("--seeds", type=int, default=4, help="pictures per forgotten prompt")
@@ -50,21 +46,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def write(path: Path, head: dict, runs: dict[str, list[dict]]) -> None:
-    """The whole file under a temporary name, then renamed."""
+    """The results file: the rows of each variant with their summary."""
     tables = {name: {"options": VARIANTS[name], "summary": summary(rows), "rows": rows} for name, rows in runs.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**head, "variants": tables}, indent=1))
-    temporary.replace(path)
+    write_json(path, {**head, "variants": tables})
 
 
 def main() -> None:
     from semu_diffusion.versions import versions
 
     args = parse_args()
-    head = {"command": shlex.join(["python", *sys.argv]), "seeds_forget": args.seeds, "versions": versions()}
-    head["machine"] = machine(args.workers, 1)
-    old = json.loads(args.output.read_text())["variants"] if args.output.exists() else {}
+    head = {"command": command(), "seeds_forget": args.seeds, "versions": versions()}
+    head["machine"] = machine(workers=args.workers, threads=1)
+    old = read_json(args.output).get("variants", {})
     runs = {name: table["rows"] for name, table in old.items()}
     wanted = [(v, c) for v in args.variant or VARIANTS for c in args.concept or CONCEPTS]
     todo = [(v, c) for v, c in wanted if c not in {row["concept"] for row in runs.get(v, [])}]

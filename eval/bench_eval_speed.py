@@ -9,16 +9,14 @@ NudeNet's own `detect`, one call per picture, in a session of its default thread
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from records import machine, make_parser, write_json
 
 
 def photographs(count: int) -> list[np.ndarray]:
@@ -89,9 +87,7 @@ def drawing(count: int, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--photos", type=int, default=60, help="judged in each round")
     parser.add_argument("--pictures", type=int, default=48, help="drawn in each round")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is taken")
@@ -102,13 +98,10 @@ def main() -> None:
     results = {
         "nudenet": judging(photographs(args.photos), args.rounds),
         "drawing": drawing(args.pictures, args.rounds),
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": machine(),
         "versions": versions(),
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1))
-    temporary.replace(args.output)
+    write_json(args.output, results)
     print(json.dumps(results, indent=1))
 
 

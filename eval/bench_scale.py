@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from pictograms_all import machine
+from records import command, machine, make_parser, read_json, write_json
 from scale_models import CONFIGS, VARIANTS, inputs, make, merge, restore, shapes, unmerge, write_pipeline
 from torch import nn
 
@@ -309,9 +308,7 @@ SECTIONS = {"svd": bench_svd, "step": bench_step, "inference": bench_inference, 
 
 def parse_args() -> argparse.Namespace:
     gpu = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--only", action="append", choices=SECTIONS, help="only this section (repeatable)")
     parser.add_argument("--size", choices=("sd15", "tiny"), default="sd15", help="the model")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over all methods")
@@ -331,18 +328,15 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     torch.manual_seed(0)
-    found = json.loads(args.output.read_text()) if args.output.is_file() else {}
-    head = {"command": shlex.join(["python", *sys.argv]), "size": args.size, "versions": versions()}
-    head["machine"] = machine(1, torch.get_num_threads())
+    found = read_json(args.output)
+    head = {"command": command(), "size": args.size, "versions": versions()}
+    head["machine"] = machine(workers=1, threads=torch.get_num_threads())
     if torch.cuda.is_available():
         head["machine"]["gpu"] = torch.cuda.get_device_name()
     head["config"] = CONFIGS[args.size][1]
     for name in args.only or SECTIONS:
         found[name] = {**head, **SECTIONS[name](args)}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.output.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=1))
-        temporary.replace(args.output)
+        write_json(args.output, found)
         print(f"{name}: {args.output}", flush=True)
 
 

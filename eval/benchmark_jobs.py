@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from peers.diffusion import METHODS, Budget, edit
+from records import read_json, write_json
 
 REPORTED = ("knife", "wine", "dog", "neon style", "blueprint style")
 VALIDATION = ("guitar", "watercolor style")
@@ -165,9 +166,9 @@ def read_rows(path: Path, protocol: dict) -> list[dict]:
     Raises:
         ValueError: it was made with another protocol (names what differs).
     """
-    if not path.exists():
+    old = read_json(path)
+    if not old:
         return []
-    old = json.loads(path.read_text())
     differs = [k for k in protocol if old.get("protocol", {}).get(k) != protocol[k]]
     if differs:
         raise ValueError(f"{path} was made with another {differs[0]}; give another --output, or remove it")
@@ -175,9 +176,6 @@ def read_rows(path: Path, protocol: dict) -> list[dict]:
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
-    """The whole file under a temporary name, then renamed."""
+    """The results file, rows by their keys, and the summary."""
     rows = sorted(rows, key=key_of)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**head, "summary": summary(rows), "rows": rows}, indent=1))
-    temporary.replace(path)
+    write_json(path, {**head, "summary": summary(rows), "rows": rows})

@@ -6,14 +6,13 @@ python eval/benchmark_page.py
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmark_jobs import SCORES
 from peers.diffusion import METHODS
+from records import read_json, write_text
 from tables import made_with, shown, table
 
-from semu_diffusion.adapter.weights import write_atomic
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
 
 INTRO = """# Benchmark: ours and its peers on the embedded model
@@ -118,7 +117,7 @@ def rate(results: list[dict]) -> str:
     return f"{100 * sum(r['success'] for r in results) / len(results):.1f}" if results else "–"
 
 
-def page(found: dict, attacks: dict | None) -> str:
+def page(found: dict, attacks: dict) -> str:
     """The whole page."""
     reported = [row for row in found["rows"] if row["phase"] == "report"]
     bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in reported if "base" in row]
@@ -144,11 +143,11 @@ def main() -> None:
     file, attacks = args.results / "benchmark.json", args.results / "attacks.json"
     if not file.exists():
         parser.error(f"{file} is not there; run eval/pictograms_benchmark.py first")
-    found = json.loads(file.read_text())
+    found = read_json(file)
     if not any("scores" in own for own in found["summary"].values()):
         parser.error(f"{file} has no reported row yet; let eval/pictograms_benchmark.py go on")
     plot(found["summary"], args.docs / "images" / "benchmark.png")
-    write_atomic(args.docs / "benchmark.md", page(found, json.loads(attacks.read_text()) if attacks.exists() else None))
+    write_text(args.docs / "benchmark.md", page(found, read_json(attacks)))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,11 @@ basis caps forgetting, and `--refresh` is worth its price.
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import Accelerator
-from pictograms_all import machine
+from records import add_set, command, machine, make_parser, write_json
 
 from semu_diffusion.adapter.subspace import gradients
 from semu_diffusion.adapter.weights import semu_layers
@@ -68,25 +63,21 @@ def run(concept: str, options: dict, every: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--concept", action="append", help="default: cigarette, cat, sepia style")
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of semu erase")
+    add_set(parser)
     parser.add_argument("--every", type=int, default=20, help="steps between measurements")
     parser.add_argument("--output", type=Path, default=Path("eval/results/captured.json"))
     args = parser.parse_args()
-    options = {k.replace("-", "_"): yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in args.set)}
-    concepts = args.concept or ["cigarette", "cat", "sepia style"]
+    options, concepts = dict(args.set), args.concept or ["cigarette", "cat", "sepia style"]
     found = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command(),
         "options": EraseConfig(concept="x", **options).to_dict(),
         "versions": versions(),
-        "machine": machine(1, torch.get_num_threads()),
+        "machine": machine(workers=1, threads=torch.get_num_threads()),
         "runs": {concept: run(concept, options, args.every) for concept in concepts},
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(found, indent=1))
+    write_json(args.output, found)
 
 
 if __name__ == "__main__":

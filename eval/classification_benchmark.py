@@ -15,10 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields
@@ -30,8 +26,8 @@ from classification_jobs import run_row as run
 from classification_jobs import train_model as train
 from classification_report import TABLES, plots, summarise
 from peers.classification import PEERS
+from records import command, machine, make_parser, read_json, write_json
 
-from semu_diffusion.adapter.weights import write_atomic
 from semu_diffusion.classification.unlearning import PACKAGES
 from semu_diffusion.metrics.unlearning import average_gap
 from semu_diffusion.versions import versions
@@ -113,28 +109,26 @@ class Benchmark:
         self.args, self.options = args, options
         self.seeds = list(range(args.seeds))
         self.head = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": command(),
             "options": options.facts(),
             "settings": args.setting,
             "methods": args.method,
             "seeds": self.seeds,
             "search_seed": SEARCH_SEED,
             "versions": versions(PACKAGES),
-            "machine": machine(args.workers, args.threads),
+            "machine": machine(workers=args.workers, threads=args.threads),
         }
         self.search, self.rows, self.chosen = [], [], {}
-        if args.output.exists():
-            old = json.loads(args.output.read_text())
-            if old["options"] == self.head["options"]:
-                self.search, self.rows = old["search"], old["rows"]
+        old = read_json(args.output)
+        if old and old["options"] == self.head["options"]:
+            self.search, self.rows = old["search"], old["rows"]
 
     def write(self) -> None:
-        """The whole file under a temporary name, then renamed."""
+        """The results file: all rows, and tables of those that the present choice wants."""
         wanted = {key(j) for j in result_jobs(self.chosen, self.args.setting, self.seeds)}
         shown = with_gaps([r for r in self.rows if key(r) in wanted])
         results = {**self.head, "chosen": self.chosen, "tables": summarise(shown)}
-        self.args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.args.output, json.dumps({**results, "search": self.search, "rows": self.rows}, indent=1))
+        write_json(self.args.output, {**results, "search": self.search, "rows": self.rows})
 
     def fill(self, rows: list[dict], jobs: list[dict]) -> None:
         """Runs the jobs that have no row yet."""
@@ -156,13 +150,7 @@ class Benchmark:
         self.chosen = choose(self.search, args.setting, args.method)
         self.fill(self.rows, result_jobs(self.chosen, args.setting, self.seeds))
         self.write()
-        return json.loads(args.output.read_text())
-
-
-def machine(workers: int, threads: int) -> dict:
-    """Where the numbers were made."""
-    processor = platform.processor() or platform.machine()
-    return {"processor": processor, "cores": os.cpu_count(), "workers": workers, "threads": threads}
+        return read_json(args.output)
 
 
 def line(row: dict) -> str:
@@ -175,9 +163,7 @@ def line(row: dict) -> str:
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--data", default="../shared/data/cifar10", help="folder with train.parquet and test.parquet, or digits")
     add("--subset", type=int, help="training pictures, a tenth of them for validation; half as many for test")

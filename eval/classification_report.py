@@ -8,11 +8,11 @@ Every sentence with a number in it is computed from the results file.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
-from semu_diffusion.adapter.weights import write_atomic
+from records import read_json, write_text
+
 from semu_diffusion.metrics.unlearning import mean_interval
 
 TABLES = {"retain": "retain data allowed", "forget": "forget set only"}
@@ -215,12 +215,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not args.results.is_file():
         parser.error(f"no results at {args.results}; run eval/classification_benchmark.py first")
-    results = json.loads(args.results.read_text())
+    results = read_json(args.results)
     if not results["rows"]:
         parser.error(f"{args.results} holds no measured row yet; let eval/classification_benchmark.py finish")
     images = plots(results, args.output.parent / "images", args.output.stem)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.output, page(results, [f"images/{file.name}" for file in images]))
+    write_text(args.output, page(results, [f"images/{file.name}" for file in images]))
     print(f"{args.output}; {', '.join(map(str, images))}")
 
 

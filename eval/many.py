@@ -18,14 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
-import shlex
-import sys
 import time
 from pathlib import Path
 
-import yaml
+from records import add_set, command, machine, make_parser, read_json, resolved, rows_like, write_json
 
 from semu_diffusion.pictograms import OBJECTS
 
@@ -105,10 +102,7 @@ def score(way: str, concepts: list[str], args: argparse.Namespace) -> dict:
 
 def alone(path: Path, head: dict) -> dict[str, dict]:
     """Object -> its scores when erased alone, from `eval/pictograms_all.py` with the same options; {} without those."""
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    if any(found.get(key) != head[key] for key in ("options", "seeds_forget")):
-        return {}
-    return {row["concept"]: row for row in found["rows"]}
+    return {row["concept"]: row for row in rows_like(path, head, ("options", "seeds_forget"))}
 
 
 def changes(row: dict, singles: dict[str, dict]) -> dict[str, dict[str, float]]:
@@ -136,32 +130,23 @@ def summary(rows: list[dict]) -> dict:
 
 def header(args: argparse.Namespace) -> dict:
     """What the numbers depend on."""
-    from semu_diffusion.diffusion import EraseConfig
     from semu_diffusion.versions import versions
 
-    resolved = {k: v for k, v in EraseConfig(concept="x", **args.options).to_dict().items() if k != "concept"}
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "options": resolved,
+        "command": command(),
+        "options": resolved(args.options),
         "joint_options": args.joint_options,
         "energy": args.energy,
         "seeds_forget": args.seeds,
         "versions": versions(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": args.threads,
-        },
+        "machine": machine(threads=args.threads),
     }
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
-    """The whole file under a temporary name, then renamed."""
+    """The results file: rows by count and way, and their summary."""
     rows = sorted(rows, key=lambda r: (r["count"], WAYS.index(r["way"])))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**head, "summary": summary(rows), "rows": rows}, indent=1))
-    temporary.replace(path)
+    write_json(path, {**head, "summary": summary(rows), "rows": rows})
 
 
 def line(row: dict) -> str:
@@ -172,19 +157,12 @@ def line(row: dict) -> str:
     return f"{row['count']:>2} {row['way']:<6} {scores}  {change}  worst {worst} {row['UA_each'][worst]:.0f}"
 
 
-def pairs(values: list[str]) -> dict:
-    """Options written as NAME=VALUE."""
-    return {k.replace("-", "_"): yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in values)}
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--count", type=int, action="append", metavar="N", help="only so many objects (repeatable)")
     parser.add_argument("--way", action="append", choices=WAYS, help="only this way (repeatable)")
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of semu erase")
-    parser.add_argument("--set-joint", action="append", default=[], metavar="OPTION=VALUE", help="for joint runs only")
+    add_set(parser)
+    add_set(parser, "--set-joint", "for joint runs only")
     parser.add_argument("--energy", type=float, default=0.95, help="share of the merged update's energy to keep")
     parser.add_argument("--seeds", type=int, default=10, help="pictures per forgotten prompt")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
@@ -194,7 +172,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not all(1 <= n < len(ORDER) for n in args.count or COUNTS):
         parser.error(f"--count must be between 1 and {len(ORDER) - 1}: something has to be kept")
-    args.options, args.joint_options = pairs(args.set), pairs(args.set_joint)
+    args.options, args.joint_options = dict(args.set), dict(args.set_joint)
     return args
 
 
@@ -206,11 +184,8 @@ def main() -> None:
     quieten()
     args = parse_args()
     torch.set_num_threads(args.threads)
-    head, rows = header(args), []
-    if args.output.exists():
-        old = json.loads(args.output.read_text())
-        if all(old[k] == head[k] for k in ("options", "joint_options", "energy", "seeds_forget")):
-            rows = old["rows"]
+    head = header(args)
+    rows = rows_like(args.output, head, ("options", "joint_options", "energy", "seeds_forget"))
     done = {(row["count"], row["way"]) for row in rows}
     for count in args.count or COUNTS:
         for way in args.way or WAYS:
@@ -220,7 +195,7 @@ def main() -> None:
             rows.append({**row, "change_from_alone": changes(row, alone(args.alone, head))})
             write(args.output, head, rows)
             print(line(rows[-1]), flush=True)
-    print(json.dumps(json.loads(args.output.read_text())["summary"], indent=1))
+    print(json.dumps(read_json(args.output)["summary"], indent=1))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import statistics
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import yaml
+from records import add_set, command, machine, make_parser, read_json, resolved, rows_like, write_json
 
 from semu_diffusion.pictograms import OBJECTS, STYLES
 
@@ -63,34 +60,23 @@ def summary(rows: list[dict]) -> dict:
     }
 
 
-def machine(workers: int, threads: int) -> dict:
-    """Where the numbers were made."""
-    processor = platform.processor() or platform.machine()
-    return {"processor": processor, "cores": os.cpu_count(), "workers": workers, "threads": threads}
-
-
 def header(args: argparse.Namespace, options: dict) -> dict:
     """What the numbers depend on."""
-    from semu_diffusion.diffusion import EraseConfig
     from semu_diffusion.versions import versions
 
-    resolved = {k: v for k, v in EraseConfig(concept="x", **options).to_dict().items() if k != "concept"}
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "options": resolved,
+        "command": command(),
+        "options": resolved(options),
         "seeds_forget": args.seeds,
         "versions": versions(),
-        "machine": machine(args.workers, args.threads),
-    }  # fmt: skip
+        "machine": machine(workers=args.workers, threads=args.threads),
+    }
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
-    """The whole file under a temporary name, then renamed."""
+    """The results file: rows in the order of the concepts, and their summary."""
     rows = sorted(rows, key=lambda r: CONCEPTS.index(r["concept"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**head, "summary": summary(rows), "rows": rows}, indent=1))
-    temporary.replace(path)
+    write_json(path, {**head, "summary": summary(rows), "rows": rows})
 
 
 def line(row: dict) -> str:
@@ -103,11 +89,9 @@ def line(row: dict) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--concept", action="append", choices=CONCEPTS, metavar="C", help="only this one (repeatable)")
-    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of semu erase")
+    add_set(parser)
     parser.add_argument("--seeds", type=int, default=10, help="pictures per forgotten prompt")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="concepts at a time")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
@@ -118,12 +102,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    options = {k.replace("-", "_"): yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in args.set)}
-    head, rows = header(args, options), []
-    if args.output.exists():
-        old = json.loads(args.output.read_text())
-        if old["options"] == head["options"] and old["seeds_forget"] == args.seeds:
-            rows = old["rows"]
+    options = dict(args.set)
+    head = header(args, options)
+    rows = rows_like(args.output, head, ("options", "seeds_forget"))
     todo = [c for c in args.concept or CONCEPTS if c not in {r["concept"] for r in rows}]
     with ProcessPoolExecutor(args.workers) as pool:
         jobs = {pool.submit(erase_and_score, c, options, args.seeds, args.threads, args.adapters): c for c in todo}
@@ -131,7 +112,7 @@ def main() -> None:
             rows.append(job.result())
             write(args.output, head, rows)
             print(line(rows[-1]), flush=True)
-    print(json.dumps(json.loads(args.output.read_text())["summary"], indent=1))
+    print(json.dumps(read_json(args.output)["summary"], indent=1))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
 from benchmark_jobs import Job, fingerprint, key_of, read_rows
 from peers.diffusion import METHODS, Budget, edit
-from pictograms_all import CONCEPTS, machine
+from pictograms_all import CONCEPTS
 from pictograms_benchmark import base_pipeline, run_all
+from records import command, machine, make_parser, read_json, write_json
 
 from semu_diffusion.attacks import ATTACKS, AttackConfig, Target, run_attacks
 from semu_diffusion.attacks.command import draw_references, pictograms_judge
@@ -63,17 +62,12 @@ def line(row: dict) -> str:
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
-    """The whole file under a temporary name, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**head, "rows": sorted(rows, key=key_of)}, indent=1))
-    temporary.replace(path)
+    """The results file, rows in an order of their own."""
+    write_json(path, {**head, "rows": sorted(rows, key=key_of)})
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--benchmark", type=Path, default=Path("eval/results/benchmark.json"))
     parser.add_argument("--concept", action="append", choices=CONCEPTS, metavar="C", help="only this (repeatable)")
     parser.add_argument("--method", action="append", choices=[BASE, *METHODS], help="only this one (repeatable)")
@@ -91,7 +85,7 @@ def main() -> None:
     args = parse_args()
     if not args.benchmark.exists():
         sys.exit(f"error: {args.benchmark} is not there; run eval/pictograms_benchmark.py first")
-    bench = json.loads(args.benchmark.read_text())
+    bench = read_json(args.benchmark)
     model = fingerprint(Path(model_path("pictograms")))
     if bench["protocol"]["model"] != model:
         sys.exit(f"error: {args.benchmark} was made with another model; run eval/pictograms_benchmark.py again")
@@ -100,8 +94,8 @@ def main() -> None:
     if missing:
         sys.exit(f"error: {args.benchmark} has no reported row of {missing[0]}; run it with --method {missing[0]}")
     budget, config = Budget(**bench["protocol"]["budget"]), AttackConfig()
-    head = {"command": shlex.join(["python", *sys.argv]), "versions": versions(),
-            "machine": machine(args.workers, args.threads),
+    head = {"command": command(), "versions": versions(),
+            "machine": machine(workers=args.workers, threads=args.threads),
             "protocol": {"model": model, "attacks": args.attack or list(ATTACKS)}}  # fmt: skip
     try:
         rows = read_rows(args.output, head["protocol"])

@@ -13,7 +13,6 @@ import argparse
 import functools
 import multiprocessing
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -37,7 +36,8 @@ from benchmark_jobs import (
     write,
 )
 from peers.diffusion import METHODS, Budget
-from pictograms_all import CONCEPTS, machine
+from pictograms_all import CONCEPTS
+from records import command, machine, make_parser
 
 CACHE: dict = {}  # the base model's pictures, per worker process
 
@@ -123,9 +123,7 @@ def line(row: dict) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     free = [c for c in CONCEPTS if c not in VALIDATION]
     parser.add_argument("--concept", action="append", choices=free, metavar="C", help="report only this (repeatable)")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this one (repeatable)")
@@ -154,8 +152,8 @@ def main() -> None:
         rows = read_rows(args.output, protocol)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    head = {"command": shlex.join(["python", *sys.argv]), "protocol": protocol, "versions": versions(),
-            "machine": machine(args.workers, args.threads)}  # fmt: skip
+    head = {"command": command(), "protocol": protocol, "versions": versions(),
+            "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip
     run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads)
     save = functools.partial(write, args.output, head, rows)
     chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))

@@ -9,8 +9,6 @@ nothing is measured but in the last section, which holds the counts against eval
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from records import make_parser, read_json, write_text
 from scale_models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -244,7 +243,7 @@ def checked(scale: dict) -> list[str]:
     return [f"{where}: the forward pass ran at {rate / 1e9:,.0f} GFLOP/s.", "", *lines]
 
 
-def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict | None) -> str:
+def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict) -> str:
     """The document."""
     sizes = f"{config.latents} + {config.keep_latents} latents of {config.sampler_steps} sampler steps"
     out = [
@@ -269,15 +268,13 @@ def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale:
         f"{COLUMNS} columns (`--sketch {COLUMNS}`).", "",
         *memory_table(models, batch), "",
     ]  # fmt: skip
-    if scale and "step" in scale:
+    if "step" in scale:
         out += ["## Counted and measured", "", *checked(scale), ""]
     return "\n".join(out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     names = [name for name in CONFIGS if name != "tiny"]
     parser.add_argument("--model", action="append", choices=CONFIGS, help=f"default: {', '.join(names)}")
     parser.add_argument("--rank", type=int, default=32)
@@ -287,11 +284,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.batch % max(GPUS):
         parser.error(f"--batch must be a multiple of {max(GPUS)}")
-    scale = json.loads(args.scale.read_text()) if args.scale.is_file() else None
+    scale = read_json(args.scale)
     models = [describe(name, args.rank) for name in args.model or names]
     text = page(models, EraseConfig(concept="x"), args.rank, args.batch, scale)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text)
+    write_text(args.output, text)
     print(args.output)
 
 

@@ -6,17 +6,12 @@ python eval/tables.py
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from records import read_json, write_text
 
 RESULTS = Path("eval/results")
 SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
-
-
-def load(name: str) -> dict | None:
-    """A results file; None where that program has not run yet."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def shown(value: float | None, key: str) -> str:
@@ -101,10 +96,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/pictograms.md"))
     args = parser.parse_args()
     parts = {"pictograms": all_concepts, "ablation": ablation, "captured": captured}
-    found = [write(results) for name, write in parts.items() if (results := load(name))]
+    found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python eval/tables.py` from the files in `eval/results/`.\n"
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text("\n".join([title, *found]))
+    write_text(args.output, "\n".join([title, *found]))
 
 
 if __name__ == "__main__":

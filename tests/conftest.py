@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, the same random numbers each time."""
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -12,7 +13,10 @@ import torch
 
 torch.set_num_threads(1)
 
-ASSETS = Path(__file__).resolve().parents[1] / "semu_diffusion" / "assets" / "pictograms"
+ROOT = Path(__file__).resolve().parents[1]
+ASSETS = ROOT / "semu_diffusion" / "assets" / "pictograms"
+
+sys.path.insert(0, str(ROOT / "eval"))  # where the benchmark programs import each other from
 
 
 @pytest.fixture(autouse=True)

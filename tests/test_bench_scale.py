@@ -2,15 +2,12 @@
 
 import json
 import sys
-from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "eval"))
 import bench_scale
+import pytest
 import scale_models
 import scaling
+import torch
 from tiny import QUICK
 
 from semu_diffusion import erase, load_pipeline
@@ -102,5 +99,5 @@ def test_costs_are_counted_from_the_configuration(tmp_path):
     assert one["gradient"] == many["gradient"] and one["training"] > 10 * many["training"]
     assert scaling.moved_bytes(tiny, config, 1)["SEMU"] == 0
     assert scaling.moved_bytes(tiny, config, 64)["SEMU"] < scaling.moved_bytes(tiny, config, 64)["LoRA"]
-    text = scaling.page([tiny], config, 4, 64, None)
+    text = scaling.page([tiny], config, 4, 64, {})
     assert text.count("| tiny |") == 7 and "Counted and measured" not in text

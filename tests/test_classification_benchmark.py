@@ -2,17 +2,13 @@
 
 import io
 import json
-import sys
 from pathlib import Path
-
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "eval"))
 
 import classification_benchmark as benchmark
 import classification_jobs as jobs
 import classification_report as report
+import pytest
+import torch
 
 from semu_diffusion.classification import Split, random_split
 from semu_diffusion.metrics.unlearning import average_gap, mean_interval

@@ -1,16 +1,9 @@
 """The peers in eval/peers/classification: what defines each method, and that none cheats without retain data."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import ConcatDataset, Dataset, Subset
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "eval"))
-
 from peers.classification import PEERS, Budget, bill
 from peers.classification.common import fisher, gradient, hits, logits
 from peers.classification.retrain import reset
@@ -18,6 +11,8 @@ from peers.classification.salun import saliency_mask
 from peers.classification.scrub import distance
 from peers.classification.sfron import remain_mask
 from test_classification import Net, pictures
+from torch import nn
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.classification import class_split, fit, predict, random_split

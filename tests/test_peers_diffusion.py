@@ -1,29 +1,24 @@
 """The peers of the benchmark: what defines each method, against a computation of its own."""
 
 import copy
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from peers.diffusion import METHODS, Budget, edit
+from peers.diffusion import work as work_module
+from peers.diffusion.forget_me_not import attention_maps, concept_marks, steering_loss
+from peers.diffusion.salun import saliency
+from peers.diffusion.selective_amnesia import fisher, penalty
+from peers.diffusion.semu_published import Update, basis, project, published_ranks
+from peers.diffusion.sfron import ascent, clean_latents
+from peers.diffusion.tokens import aligned, positions, token_ids
+from peers.diffusion.uce import embeddings, solve
+from peers.diffusion.work import Meter, Work
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))
-
-from peers.diffusion import METHODS, Budget, edit  # noqa: E402
-from peers.diffusion import work as work_module  # noqa: E402
-from peers.diffusion.forget_me_not import attention_maps, concept_marks, steering_loss  # noqa: E402
-from peers.diffusion.salun import saliency  # noqa: E402
-from peers.diffusion.selective_amnesia import fisher, penalty  # noqa: E402
-from peers.diffusion.semu_published import Update, basis, project, published_ranks  # noqa: E402
-from peers.diffusion.sfron import ascent, clean_latents  # noqa: E402
-from peers.diffusion.tokens import aligned, positions, token_ids  # noqa: E402
-from peers.diffusion.uce import embeddings, solve  # noqa: E402
-from peers.diffusion.work import Meter, Work  # noqa: E402
-
-from semu_diffusion.diffusion import load_pipeline  # noqa: E402
-from semu_diffusion.diffusion.concepts import Pair  # noqa: E402
-from semu_diffusion.diffusion.pipeline import denoiser  # noqa: E402
+from semu_diffusion.diffusion import load_pipeline
+from semu_diffusion.diffusion.concepts import Pair
+from semu_diffusion.diffusion.pipeline import denoiser
 
 SMALL = Budget(evaluations=110, latents=4, keep_latents=4, sampler_steps=3, batch_size=4)
 OURS = replace(SMALL, evaluations=170)  # its stop rule looks at held-out records

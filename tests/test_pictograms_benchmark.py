@@ -2,15 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
+import benchmark_page
+import pictograms_attacks
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval"))
-
-import benchmark_page  # noqa: E402
-import pictograms_attacks  # noqa: E402
-from benchmark_jobs import (  # noqa: E402
+from benchmark_jobs import (
     REPORTED,
     VALIDATION,
     Job,
@@ -26,10 +22,10 @@ from benchmark_jobs import (  # noqa: E402
     summary,
     write,
 )
-from peers.diffusion import METHODS, Budget  # noqa: E402
-from pictograms_benchmark import parse_args, run_all, search  # noqa: E402
+from peers.diffusion import METHODS, Budget
+from pictograms_benchmark import parse_args, run_all, search
 
-from semu_diffusion.diffusion import load_pipeline  # noqa: E402
+from semu_diffusion.diffusion import load_pipeline
 
 BASE = {"UA": 1.0, "IRA": 98.0, "CRA": 99.0, "neighbours": 97.0, "FID": None, "drift": None}
 COST = {"seconds": 2.0, "peak_memory_mb": 900, "evaluations": 100, "trained": 50, "trained_percent": 0.5,

@@ -1,0 +1,98 @@
+"""What the benchmark programs share: their command line, what a result was made with, and results files.
+
+Importing it loads nothing heavy, so that `--help` of a program stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+# ---------------------------------------------------------------------------------------- command line
+
+
+class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that say nothing: None and an empty list."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser that is described by the first line of the program's docstring."""
+    return argparse.ArgumentParser(description=doc.splitlines()[0], formatter_class=DefaultsHelp)
+
+
+def option(text: str) -> tuple[str, object]:
+    """OPTION=VALUE as the keyword and the value in it, read as YAML; a `type` for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: no "=" in it, or no YAML behind that.
+    """
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not OPTION=VALUE")
+    try:
+        return name.replace("-", "_"), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"cannot read the value of {text!r}") from None
+
+
+def add_set(parser: argparse.ArgumentParser, flag: str = "--set", help: str = "an option of semu erase") -> None:
+    """A repeatable flag for options of `semu erase`; `dict` of the parsed value has them by keyword."""
+    parser.add_argument(flag, action="append", default=[], type=option, metavar="OPTION=VALUE", help=help)
+
+
+# ------------------------------------------------------------------------------------------ provenance
+
+
+def command() -> str:
+    """The command line of this program, for a shell."""
+    return shlex.join(["python", *sys.argv])
+
+
+def machine(**more) -> dict:
+    """Where the numbers were made, with `more` about how, such as workers and threads."""
+    return {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), **more}
+
+
+def resolved(options: dict) -> dict:
+    """All options of an erasure with these set and the others at their defaults, without the concept."""
+    from semu_diffusion.diffusion import EraseConfig
+
+    return {k: v for k, v in EraseConfig(concept="x", **options).to_dict().items() if k != "concept"}
+
+
+# ----------------------------------------------------------------------------------------------- files
+
+
+def read_json(path: Path) -> dict:
+    """A results file; {} where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole file or, if that fails, the one before; its folder is made."""
+    from semu_diffusion.adapter.weights import write_atomic
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """A results file, as `write_text`."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def rows_like(path: Path, head: dict, keys: Iterable[str]) -> list[dict]:
+    """The rows of a results file that has what `head` has under these keys; none of another file."""
+    old = read_json(path)
+    return old["rows"] if old and all(old.get(key) == head[key] for key in keys) else []

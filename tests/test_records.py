@@ -1,0 +1,39 @@
+"""What the benchmark programs share."""
+
+import pytest
+from records import add_set, machine, make_parser, read_json, rows_like, write_json
+
+
+def test_options_are_read_as_yaml_and_a_slip_is_one_message(capsys):
+    parser = make_parser("What it does.\n\nMore of it.")
+    add_set(parser)
+    parser.add_argument("--seeds", type=int, default=4, help="how many")
+    words = ["--set", "keep-weight=0", "--set", "anchor=", "--set", "on_top_of=a=b", "--set", "keep=[a cat, a dog]"]
+    assert dict(parser.parse_args(words).set) == {
+        "keep_weight": 0, "anchor": None, "on_top_of": "a=b", "keep": ["a cat", "a dog"]
+    }  # fmt: skip
+    assert parser.parse_args([]).set == []
+    for slip in ("lr", "=1", "keep=[1"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--set", slip])
+        assert f"argument --set: {'cannot read the value of' if '[' in slip else repr(slip)}" in capsys.readouterr().err
+    shown = parser.format_help()
+    assert "What it does." in shown and "More of it" not in shown
+    assert "(default: 4)" in shown and "[]" not in shown and "None" not in shown
+
+
+def test_a_results_file_is_whole_or_the_one_before(tmp_path):
+    file = tmp_path / "new" / "found.json"
+    assert read_json(file) == {} and rows_like(file, {}, ()) == []
+    write_json(file, {"options": {"lr": 1}, "seeds_forget": 4, "rows": [1]})
+    with pytest.raises(TypeError):
+        write_json(file, {"rows": object()})
+    assert [f.name for f in file.parent.iterdir()] == ["found.json"]
+    head = {"options": {"lr": 1}, "seeds_forget": 4, "more": True}
+    assert rows_like(file, head, ("options", "seeds_forget")) == read_json(file)["rows"] == [1]
+    assert rows_like(file, {**head, "seeds_forget": 5}, ("options", "seeds_forget")) == []
+    assert rows_like(file, head, ("options", "more")) == []
+
+
+def test_machine_says_how_too():
+    assert list(machine(workers=2, threads=1)) == ["processor", "cores", "workers", "threads"]
