@@ -3,7 +3,8 @@
     python eval/ablation.py                                # all variants, into eval/results/ablation.json
     python eval/ablation.py --variant default --variant euclidean --concept cigarette
 
-The defaults of `semu erase` were chosen with this table. Finished (variant, concept) pairs are not run again.
+The defaults of `semu erase` were chosen with this table. Pairs (variant, concept) that the results file
+already holds with the same seeds are not run again.
 """
 
 from __future__ import annotations
@@ -51,14 +52,21 @@ def write(path: Path, head: dict, runs: dict[str, list[dict]]) -> None:
     write_json(path, {**head, "variants": tables})
 
 
+def finished(path: Path, seeds: int) -> dict[str, list[dict]]:
+    """The rows of an earlier run by variant; none of those with other seeds, or of a variant that has changed since."""
+    old = read_json(path)
+    if old.get("seeds_forget") != seeds:
+        return {}
+    return {name: table["rows"] for name, table in old["variants"].items() if VARIANTS.get(name) == table["options"]}
+
+
 def main() -> None:
     from semu_diffusion.versions import versions
 
     args = parse_args()
     head = {"command": command(), "seeds_forget": args.seeds, "versions": versions()}
     head["machine"] = machine(workers=args.workers, threads=1)
-    old = read_json(args.output).get("variants", {})
-    runs = {name: table["rows"] for name, table in old.items()}
+    runs = finished(args.output, args.seeds)
     wanted = [(v, c) for v in args.variant or VARIANTS for c in args.concept or CONCEPTS]
     todo = [(v, c) for v, c in wanted if c not in {row["concept"] for row in runs.get(v, [])}]
     with ProcessPoolExecutor(args.workers) as pool:

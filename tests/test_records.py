@@ -1,5 +1,8 @@
-"""What the benchmark programs share."""
+"""What the benchmark programs share, and that they take up only rows that were made alike."""
 
+import json
+
+import ablation
 import pytest
 from records import add_set, machine, make_parser, read_json, rows_like, write_json
 
@@ -37,3 +40,14 @@ def test_a_results_file_is_whole_or_the_one_before(tmp_path):
 
 def test_machine_says_how_too():
     assert list(machine(workers=2, threads=1)) == ["processor", "cores", "workers", "threads"]
+
+
+def test_the_ablation_takes_up_only_what_was_made_alike(tmp_path):
+    """Rows of other seeds would be averaged under a head that does not name them."""
+    file, rows = tmp_path / "ablation.json", [{"concept": "cat"}]
+    assert ablation.finished(file, 4) == {}
+    tables = {"default": {"options": {}, "rows": rows}, "gamma 0.7": {"options": {"gamma": 0.6}, "rows": rows},
+              "no longer": {"options": {}, "rows": rows}}  # fmt: skip
+    file.write_text(json.dumps({"seeds_forget": 4, "variants": tables}))
+    assert ablation.finished(file, 4) == {"default": rows}
+    assert ablation.finished(file, 2) == {}
