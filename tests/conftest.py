@@ -1,5 +1,6 @@
 """What every test shares: one thread, no network, the same random numbers each time."""
 
+import functools
 import os
 import sys
 
@@ -24,6 +25,14 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def semu(capsys):
+    """Runs the entry point with arguments: status, stdout, stderr."""
+    from shell import call_semu
+
+    return lambda *arguments: (call_semu(*arguments), *capsys.readouterr())
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of the embedded pictograms checkpoint."""
@@ -46,3 +55,11 @@ def tiny_v_model(tmp_path_factory) -> Path:
     from tiny import build
 
     return build(tmp_path_factory.mktemp("tiny_v"), prediction_type="v_prediction")
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory):
+    """Name -> the folder of a tiny pipeline of that family, built once; nothing may write into it."""
+    from tiny_families import build_family
+
+    return functools.cache(lambda name: build_family(name, tmp_path_factory.mktemp(name)))

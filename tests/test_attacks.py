@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -368,9 +367,7 @@ def test_bad_options(options, message):
     [(["--attack", "magic"], "unknown attack"), (["--scale", "-1"], "scale"),
      (["--resume"], "no adapter"), (["--model", "MODEL"], "no judge")],
 )  # fmt: skip
-def test_the_command_says_what_is_wrong(flags, message, tiny_model, tmp_path, monkeypatch, capsys, assets):
-    from semu_diffusion import cli
-
+def test_the_command_says_what_is_wrong(flags, message, tiny_model, tmp_path, semu, assets):
     adapter = tmp_path / "adapter"
     if "no judge" in message:
         from tiny import QUICK
@@ -378,11 +375,8 @@ def test_the_command_says_what_is_wrong(flags, message, tiny_model, tmp_path, mo
         pipe = load_pipeline(str(tiny_model), "cpu")
         erase(pipe, "cigarette", output=adapter, **QUICK)
     flags = [str(tiny_model) if f == "MODEL" else f for f in flags]
-    monkeypatch.setattr(sys, "argv", ["semu", "attack", "--adapter", str(adapter), "--output", str(tmp_path / "out"), "-q", *flags])  # noqa: E501  # fmt: skip
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and message in error and len(error.strip().splitlines()) == 1
+    status, _, error = semu("attack", "--adapter", adapter, "--output", tmp_path / "out", "-q", *flags)
+    assert status == 2 and message in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

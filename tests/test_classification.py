@@ -10,7 +10,6 @@ from scipy.stats import chisquare
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from semu_diffusion import cli
 from semu_diffusion.adapter.weights import load_adapter, semu_layers
 from semu_diffusion.classification import (
     Examples,
@@ -444,25 +443,12 @@ def test_a_second_adapter_needs_a_merge_first(net, train):
 # --- semu classify -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def semu(monkeypatch, capsys):
-    """Runs the entry point with arguments: status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["semu", "classify", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
 FAST = ["--width", 2, "--train-epochs", 1, "--epochs", 1]
 
 
 def test_classify_writes_what_it_says(semu, tmp_path):
     out = tmp_path / "out"
-    status, said, error = semu("--output", out, "--forget-class", 3, "--json", *FAST)
+    status, said, error = semu("classify", "--output", out, "--forget-class", 3, "--json", *FAST)
     assert status == 0, error
     said, saved = json.loads(said), json.loads((out / "results.json").read_text())
     assert {p.name for p in out.iterdir()} == {
@@ -484,12 +470,13 @@ def test_classify_writes_what_it_says(semu, tmp_path):
 
 def test_classify_prints_a_table_and_keeps_what_is_there(semu, tmp_path):
     out = tmp_path / "out"
-    status, said, error = semu("--output", out, "--quiet", "--shadow-pairs", 0, "--alpha", 1, *FAST)
+    status, said, error = semu("classify", "--output", out, "--quiet", "--shadow-pairs", 0, "--alpha", 1, *FAST)
     assert status == 0 and not error
     assert all(word in said for word in ("UA", "RA", "TA", "MIA", "retrain", "semu", "original")) and "RMIA" not in said
-    status, _, error = semu("--output", out, *FAST)
+    status, _, error = semu("classify", "--output", out, *FAST)
     assert status == 2 and "use --overwrite" in error
-    status, said, _ = semu("--output", out, "--overwrite", "--json", "--model", out / "base", "--train-epochs", 0)
+    again = ["--overwrite", "--json", "--model", out / "base", "--train-epochs", 0]
+    status, said, _ = semu("classify", "--output", out, *again)
     assert status == 0 and set(json.loads(said)["table"]) == {"original", "semu"}
 
 
@@ -508,6 +495,6 @@ def test_classify_prints_a_table_and_keeps_what_is_there(semu, tmp_path):
     ],
 )
 def test_classify_ends_in_one_line_for_every_mistake(semu, tmp_path, arguments, says):
-    status, said, error = semu("--output", tmp_path / "out", "--quiet", *arguments)
+    status, said, error = semu("classify", "--output", tmp_path / "out", "--quiet", *arguments)
     assert status == 2 and not said and says in error and error.startswith("semu: ") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()

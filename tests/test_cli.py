@@ -1,7 +1,6 @@
 """The shell interface: what it writes, what it says, and one line with status 2 for every mistake."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,9 +8,9 @@ import sys
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shell import ENVIRONMENT, MAIN
 from tiny import QUICK, flags
 
-from semu_diffusion import cli
 from semu_diffusion.diffusion.config import EraseConfig, fields
 
 FILES = {
@@ -20,27 +19,13 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def semu(monkeypatch, capsys):
-    """Runs the entry point with arguments: status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["semu", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def erased(tiny_model, tmp_path_factory):
     """The folder that `semu erase --json` wrote in a process of its own, and what it printed."""
     folder = tmp_path_factory.mktemp("erased") / "out"
     arguments = ["erase", "--concept", "cigarette", "--model", str(tiny_model), "--output", str(folder), "--json"]
-    command = [sys.executable, "-c", "from semu_diffusion.cli import main; main()", *arguments, *flags(**QUICK)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return folder, subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", MAIN, *arguments, *flags(**QUICK)]
+    return folder, subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def test_erase_writes_everything(erased, tiny_model):

@@ -1,17 +1,16 @@
 """The embedded model: erased through the shell, then drawn by a script that imports nothing but diffusers."""
 
-import os
 import subprocess
 import sys
 
 import torch
 from safetensors.torch import load_file
+from shell import ENVIRONMENT, MAIN
 from tiny import flags
 
 from semu_diffusion.pictograms import OBJECTS, STYLES, caption, load_oracle
 
 SHORT = {"latents": 16, "keep_latents": 24, "sampler_steps": 8, "batch_size": 8, "steps": 50, "cooldown": 10}
-SEMU = "from semu_diffusion.cli import main; main()"
 PLAIN = """
 import sys
 import torch
@@ -38,13 +37,12 @@ assert not any(name.split(".")[0] == "semu_diffusion" for name in sys.modules)
 
 def python(code: str, *arguments) -> None:
     """Runs code in a process of its own, with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, env=ENVIRONMENT)
 
 
 def test_plain_diffusers_draws_the_concept_no_more_and_the_base_again_once_unloaded(assets, tmp_path):
     folder, output = tmp_path / "no-cigarette", tmp_path / "pictures.safetensors"
-    python(SEMU, "erase", "--concept", "cigarette", "--output", folder, "--no-evaluate", "--quiet", *flags(**SHORT))
+    python(MAIN, "erase", "--concept", "cigarette", "--output", folder, "--no-evaluate", "--quiet", *flags(**SHORT))
     prompts = [caption("cigarette", style) for style in STYLES] + [caption("cat", style) for style in STYLES]
     python(PLAIN, assets, folder, output, *prompts)
     pictures, oracle = load_file(output), load_oracle(assets / "oracle")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shell import ENVIRONMENT, MAIN, call_semu
 from tiny import QUICK
 from tiny_clip import build_clip
 from torch import nn
@@ -27,19 +28,6 @@ from semu_diffusion.verification import compare, measure_again, read_results
 
 WEIGHTS = "adapter_model.safetensors"
 LABELS = ("cigarette", "cat", "dog", "apple", "tree")
-
-
-@pytest.fixture
-def semu(monkeypatch, capsys):
-    """Runs the entry point with arguments: status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["semu", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +56,7 @@ def files(folder) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def scores(desk, tiny_model):
     """The folder of an evaluation by one process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["semu", *map(str, arguments(desk, tiny_model, desk / "scores", "--json"))])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    assert not end.value.code
+    assert call_semu(*arguments(desk, tiny_model, desk / "scores", "--json")) == 0
     return desk / "scores"
 
 
@@ -114,12 +98,10 @@ def test_the_table(scores, desk, tiny_model, tmp_path, semu):
 
 def test_two_processes_draw_and_score_the_same(scores, desk, tiny_model, tmp_path):
     script = tmp_path / "semu.py"
-    script.write_text("from semu_diffusion.cli import main\n\nmain()\n")
+    script.write_text(MAIN)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     command = [*launch, *map(str, arguments(desk, tiny_model, tmp_path / "two"))]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(scores)
     one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (scores, tmp_path / "two"))

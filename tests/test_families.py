@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from tiny_families import CLASSES, FAMILIES, SIZE, build_family, load_family
+from tiny_families import CLASSES, FAMILIES, SIZE, load_family
 
 from semu_diffusion import draw, erase, load_adapter, set_scale
 from semu_diffusion.adapter import SemuConfig, find_layers
@@ -27,26 +27,13 @@ PROMPT = "a picture of a cigarette"
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """The folder of each family's pipeline, built once."""
-    built = {}
-
-    def folder(name):
-        if name not in built:
-            built[name] = build_family(name, tmp_path_factory.mktemp(name))
-        return built[name]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def erased(folders, tmp_path_factory):
+def erased(family_folder, tmp_path_factory):
     """Each family's erasure: result, folder and base prediction."""
     done = {}
 
     def run(name):
         if name not in done:
-            pipe, output = load_family(folders(name)), tmp_path_factory.mktemp(f"{name}-erased")
+            pipe, output = load_family(family_folder(name)), tmp_path_factory.mktemp(f"{name}-erased")
             base, state = predict(pipe), {k: v.clone() for k, v in denoiser(pipe).state_dict().items()}
             result = erase(pipe, concept(name), output, **QUICK)
             done[name] = result, output, base, state
@@ -92,9 +79,9 @@ def test_an_erasure_runs_and_leaves_the_base_as_it_is(name, erased):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_adapter_comes_back(name, folders, erased):
+def test_the_adapter_comes_back(name, family_folder, erased):
     result, output, base, _ = erased(name)
-    pipe = load_family(folders(name))
+    pipe = load_family(family_folder(name))
     assert torch.equal(predict(pipe), base)
     load_adapter(pipe, output)
     assert torch.equal(predict(pipe), predict(result.pipe))
@@ -105,14 +92,14 @@ def test_the_adapter_comes_back(name, folders, erased):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_lora_is_the_adapter_where_diffusers_has_one(name, folders, erased):
+def test_the_lora_is_the_adapter_where_diffusers_has_one(name, family_folder, erased):
     result, output, base, _ = erased(name)
     assert (output / LORA).is_file() == (name in WITH_LORA)
     if name not in WITH_LORA:
         with pytest.raises(ValueError, match="loads no LoRA"):
             export(result.pipe, output / "lora", "diffusers")
         return
-    pipe = load_family(folders(name))
+    pipe = load_family(family_folder(name))
     pipe.load_lora_weights(output, weight_name=LORA)
     torch.testing.assert_close(predict(pipe), predict(result.pipe), rtol=0, atol=1e-5)
     pipe.unload_lora_weights()
@@ -120,9 +107,9 @@ def test_the_lora_is_the_adapter_where_diffusers_has_one(name, folders, erased):
 
 
 @pytest.mark.parametrize("name", ["sd3", "pixart", "classes"])
-def test_merged_is_the_adapter_without_its_layers(name, folders, erased, tmp_path):
+def test_merged_is_the_adapter_without_its_layers(name, family_folder, erased, tmp_path):
     result, output, *_ = erased(name)
-    pipe = load_family(folders(name))
+    pipe = load_family(family_folder(name))
     load_adapter(pipe, output)
     export(pipe, tmp_path, "merged")
     assert not semu_layers(denoiser(pipe))
@@ -131,8 +118,8 @@ def test_merged_is_the_adapter_without_its_layers(name, folders, erased, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd3", "flux", "pixart", "classes"])
-def test_presets_name_attention_layers(name, folders):
-    model = denoiser(load_family(folders(name)))
+def test_presets_name_attention_layers(name, family_folder):
+    model = denoiser(load_family(family_folder(name)))
     find = lambda preset: set(find_layers(model, SemuConfig(target_modules=TARGETS[preset])))  # noqa: E731
     cross, attention = find("cross-attention"), find("attention")
     assert cross <= attention < find("all")
@@ -170,8 +157,8 @@ def first_call(pipe, *arguments, **options):
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_predictions_are_those_of_the_pipeline(name, folders):
-    pipe = load_family(folders(name))
+def test_predictions_are_those_of_the_pipeline(name, family_folder):
+    pipe = load_family(family_folder(name))
     family = family_of(pipe)
     options = {"use_resolution_binning": False} if name == "pixart" else {}
     x, t, output = first_call(pipe, PROMPT, guidance_scale=2.5, generator=torch.Generator().manual_seed(0), **options)
@@ -189,8 +176,8 @@ def test_predictions_are_those_of_the_pipeline(name, folders):
         assert (output[0] - output[1]).abs().max() > 1e-3
 
 
-def test_the_guidance_is_an_input_of_flux(folders):
-    family = family_of(load_family(folders("flux")))
+def test_the_guidance_is_an_input_of_flux(family_folder):
+    family = family_of(load_family(family_folder("flux")))
     x, t = randn(1, *family.latent_shape), torch.tensor([700.0])
     with torch.no_grad():
         low, high = (family.predict(x, t, family.encode([PROMPT], g)) for g in (1.0, 7.0))
@@ -199,8 +186,8 @@ def test_the_guidance_is_an_input_of_flux(folders):
     assert "guidance" not in family.encode([PROMPT])
 
 
-def test_sizes_are_an_input_of_the_large_pixart(folders):
-    family = family_of(load_family(folders("pixart")))
+def test_sizes_are_an_input_of_the_large_pixart(family_folder):
+    family = family_of(load_family(family_folder("pixart")))
     x = randn(2, *family.latent_shape)
     assert family.sizes(x) == {"resolution": None, "aspect_ratio": None}
     family.model.use_additional_conditions = True
@@ -208,8 +195,8 @@ def test_sizes_are_an_input_of_the_large_pixart(folders):
     assert sizes["resolution"].tolist() == [[2 * SIZE, 2 * SIZE]] * 2 and sizes["aspect_ratio"].tolist() == [[1.0]] * 2
 
 
-def test_classes_are_labels(folders):
-    pipe = load_family(folders("classes"))
+def test_classes_are_labels(family_folder):
+    pipe = load_family(family_folder("classes"))
     family, x, t = family_of(pipe), randn(2, 3, SIZE, SIZE), torch.tensor([4, 900])
     with torch.no_grad():
         by_hand = pipe.unet(x, t, class_labels=torch.tensor([3, 0])).sample
@@ -219,8 +206,8 @@ def test_classes_are_labels(folders):
             family.encode([wrong])
 
 
-def test_pictures_of_classes(folders):
-    pipe = load_family(folders("classes"))
+def test_pictures_of_classes(family_folder):
+    pipe = load_family(family_folder("classes"))
     both, one = draw(pipe, ["3", "1"], [5, 6], steps=3), draw(pipe, ["1"], [6], steps=3)
     assert both.shape == (2, 3, SIZE, SIZE) and both.min() >= 0 and both.max() <= 1
     torch.testing.assert_close(both[1:], one)
@@ -232,8 +219,8 @@ def test_pictures_of_classes(folders):
 @pytest.mark.parametrize(
     "anchor, expected", [("", ["4"]), ("next", ["4"]), ("0", ["0"]), ("random", ["4", "0", "1", "2"])]
 )
-def test_anchors_of_a_class(folders, anchor, expected):
-    family = family_of(load_family(folders("classes")))
+def test_anchors_of_a_class(family_folder, anchor, expected):
+    family = family_of(load_family(family_folder("classes")))
     pairs = family.pairs(["3"], anchor, None, 0)
     assert {p.prompt for p in pairs} == {"3"} and [p.anchor for p in pairs] == expected
     assert family.pairs(["4"], "next", None, 0)[0].anchor == "0"
@@ -243,8 +230,8 @@ def test_anchors_of_a_class(folders, anchor, expected):
         family.pairs(["3"], "3", None, 0)
 
 
-def test_names_and_the_empty_class(folders, tmp_path):
-    pipe, names = load_family(folders("classes")), ["plane", "car", "bird", "cat"]
+def test_names_and_the_empty_class(family_folder, tmp_path):
+    pipe, names = load_family(family_folder("classes")), ["plane", "car", "bird", "cat"]
     (tmp_path / "vocabulary.json").write_text(json.dumps({"subjects": names, "styles": []}))
     pipe.register_to_config(_name_or_path=str(tmp_path))
     family = family_of(pipe)
@@ -254,9 +241,9 @@ def test_names_and_the_empty_class(folders, tmp_path):
     assert family.pairs(["3"], "next", None, 0)[0].anchor == "plane"
 
 
-def test_a_model_without_an_empty_prompt_has_no_negative_objective(folders, tmp_path):
+def test_a_model_without_an_empty_prompt_has_no_negative_objective(family_folder, tmp_path):
     with pytest.raises(ValueError, match="empty prompt"):
-        erase(load_family(folders("classes")), "3", tmp_path / "out", **QUICK, objective="negative")
+        erase(load_family(family_folder("classes")), "3", tmp_path / "out", **QUICK, objective="negative")
     assert not (tmp_path / "out").exists()
 
 
@@ -264,8 +251,8 @@ def test_a_model_without_an_empty_prompt_has_no_negative_objective(folders, tmp_
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_a_flow_step_is_the_schedulers(name, folders):
-    family = family_of(load_family(folders(name)))
+def test_a_flow_step_is_the_schedulers(name, family_folder):
+    family = family_of(load_family(family_folder(name)))
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(7)
     x, v = randn(2, 4, SIZE, SIZE), randn(2, 4, SIZE, SIZE, seed=2)
@@ -276,8 +263,8 @@ def test_a_flow_step_is_the_schedulers(name, folders):
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_flow_noise_and_truth(name, folders):
-    family = family_of(load_family(folders(name)))
+def test_flow_noise_and_truth(name, family_folder):
+    family = family_of(load_family(family_folder(name)))
     clean, noise, t = randn(3, 4, SIZE, SIZE), randn(3, 4, SIZE, SIZE, seed=2), torch.tensor([10.0, 500.0, 1000.0])
     x, v = family.noised(clean, noise, t), family.truth(clean, noise, t)
     torch.testing.assert_close(x[2], noise[2])
@@ -285,8 +272,8 @@ def test_flow_noise_and_truth(name, folders):
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_flow_times_are_shifted_as_the_samplers(name, folders):
-    pipe = load_family(folders(name))
+def test_flow_times_are_shifted_as_the_samplers(name, family_folder):
+    pipe = load_family(family_folder(name))
     family, u, config = family_of(pipe), torch.tensor([0.25, 0.5, 1.0]), pipe.scheduler.config
     options = {}
     if config.use_dynamic_shifting:
@@ -296,8 +283,8 @@ def test_flow_times_are_shifted_as_the_samplers(name, folders):
     torch.testing.assert_close(family.times(u), pipe.scheduler.timesteps.flip(0), rtol=1e-4, atol=1e-2)
 
 
-def test_flux_is_led_by_its_own_prediction(folders):
-    family = family_of(load_family(folders("flux")))
+def test_flux_is_led_by_its_own_prediction(family_folder):
+    family = family_of(load_family(family_folder("flux")))
     words, generator = Contexts(family, [PROMPT], 2.0), torch.Generator().manual_seed(0)
     assert words.values["guidance"].tolist() == [2.0, 2.0]
     first, second = trajectory(family, words, [PROMPT], [""], [True], 2, 2.0, generator)
@@ -307,17 +294,17 @@ def test_flux_is_led_by_its_own_prediction(folders):
 # ------------------------------------------------------------------------------------------- refusals
 
 
-def test_unknown_pipelines_are_told_the_known_ones(folders):
+def test_unknown_pipelines_are_told_the_known_ones(family_folder):
     with pytest.raises(ValueError, match="object is not a family.*XL.*3/3.5.*FLUX.*PixArt.*class-conditional"):
         family_of(object())
 
 
-def test_schedules_and_models_that_do_not_fit(folders):
-    pipe = load_family(folders("sd3"))
-    pipe.scheduler = load_family(folders("sdxl")).scheduler
+def test_schedules_and_models_that_do_not_fit(family_folder):
+    pipe = load_family(family_folder("sd3"))
+    pipe.scheduler = load_family(family_folder("sdxl")).scheduler
     with pytest.raises(ValueError, match="DDIMScheduler: StableDiffusion3Pipeline needs flow matching"):
         family_of(pipe)
-    pipe = load_family(folders("classes"))
+    pipe = load_family(family_folder("classes"))
     pipe.unet.class_embedding = None
     with pytest.raises(ValueError, match="no class embedding"):
         family_of(pipe)

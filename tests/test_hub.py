@@ -1,7 +1,5 @@
 """Push and pull with the real huggingface_hub client against a local server."""
 
-import sys
-
 import pytest
 import torch
 from hub_stub import Hub
@@ -13,7 +11,6 @@ from test_parts import put_on as put_on_part
 from semu_diffusion import load_adapter, load_adapters, load_pipeline, save_lora, set_weights
 from semu_diffusion.adapter.weights import save_adapter
 from semu_diffusion.card import HERE
-from semu_diffusion.cli import main
 from semu_diffusion.diffusion.export import export
 from semu_diffusion.diffusion.pipeline import save_adapters
 from semu_diffusion.hub import is_repo, pull, push_to_hub, to_push
@@ -199,20 +196,14 @@ def test_missing_things_are_one_line(hub, folder, tmp_path):
         to_push(tmp_path / "nothing")
 
 
-def test_command_line(hub, folder, capsys, monkeypatch):
-    def semu(*words):
-        monkeypatch.setattr(sys, "argv", ["semu", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, capsys.readouterr()
-
-    code, said = semu("push", folder, REPO, "--dry-run")
-    assert code == 0 and hub.requests == [] and "adapter_model.safetensors" in said.out and "secret" not in said.out
+def test_command_line(hub, folder, semu):
+    status, out, _ = semu("push", folder, REPO, "--dry-run")
+    assert status == 0 and hub.requests == [] and "adapter_model.safetensors" in out and "secret" not in out
     assert semu("push", folder, REPO)[0] == 0 and len(hub.commits) == 1
-    code, said = semu("pull", REPO)
-    assert code == 0 and said.out.strip().startswith(str(folder.parent / "cache"))
-    code, said = semu("pull", "someone/else")
-    assert code == 2 and said.err.strip() == "semu: no repository someone/else that this token may see"
+    status, out, _ = semu("pull", REPO)
+    assert status == 0 and out.strip().startswith(str(folder.parent / "cache"))
+    status, _, err = semu("pull", "someone/else")
+    assert status == 2 and err.strip() == "semu: no repository someone/else that this token may see"
 
 
 def test_what_is_a_repository_name(tmp_path, monkeypatch):

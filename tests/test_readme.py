@@ -3,12 +3,8 @@
 import functools
 import re
 import shlex
-import sys
 from pathlib import Path
 
-import pytest
-
-from semu_diffusion.cli import main
 from semu_diffusion.diffusion import EraseConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +26,7 @@ def test_make_targets_exist():
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 
-def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, capsys):
+def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, semu):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("semu_diffusion.suites.SAMPLER_STEPS", 1)
     commands = [line for line in COMMANDS if line.startswith("semu ")]
@@ -40,10 +36,8 @@ def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, capsys):
         if words[1] == "erase":
             words += ["--no-evaluate", *(w for k, v in LITTLE.items() for w in (f"--{k.replace('_', '-')}", str(v)))]
         words += {"eval": ["--seeds", "1"], "generate": ["--steps", "2"]}.get(words[1], [])
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 0, (command, capsys.readouterr().err)
+        status, _, err = semu(*words[1:])
+        assert status == 0, (command, err)
     assert (tmp_path / "no-cigarette" / "pytorch_lora_weights.safetensors").is_file()
     assert (tmp_path / "scores" / "evaluation.json").is_file()
     (tmp_path / "no-cigarette").rename(tmp_path / "before")

@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import sys
 
 import pytest
 import torch
 from tiny import QUICK
 
-from semu_diffusion import cli, report
+from semu_diffusion import report
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.evaluation.pictures import write_picture
 
@@ -45,19 +44,6 @@ def folder(tiny_model, tmp_path_factory):
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "records.json").write_text(json.dumps(records))
     return folder
-
-
-@pytest.fixture
-def semu(monkeypatch, capsys):
-    """Runs the entry point with arguments: status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["semu", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_the_page_holds_everything(folder, semu):

@@ -1,7 +1,6 @@
 """semu export, merge and inspect, several adapters at once, one on top of another, and the model card."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from semu_diffusion import erase, load_adapter, load_adapters, load_pipeline, se
 from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.adapter.weights import WEIGHTS, inject, semu_layers
 from semu_diffusion.card import write_card
-from semu_diffusion.cli import main
 from semu_diffusion.contents import block_of, by_depth, depth_bars, read_contents
 from semu_diffusion.diffusion.export import FORMATS, KOHYA, export
 from semu_diffusion.diffusion.many import BEFORE, join_before, load_before, short_names, train_beside
@@ -58,17 +56,6 @@ def true_sum(folders, weights, tiny_model):
                 w = getattr(pipe, part).get_submodule(name).weight
                 w.copy_((w.double() + weight * (U @ R @ V.T).reshape(w.shape)).float())
     return outputs(pipe)
-
-
-@pytest.fixture
-def semu(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["semu", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 # ------------------------------------------------------------------------------------ several at once

@@ -1,7 +1,6 @@
 """Training R on a tiny pipeline: what it changes, what it must not, and how it is interrupted."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,18 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from shell import ENVIRONMENT, MAIN, call_semu
 from tiny import QUICK, flags
 
 import semu_diffusion
 from semu_diffusion import EraseConfig, erase, load_pipeline
 from semu_diffusion.adapter.weights import semu_layers
-from semu_diffusion.cli import main
 from semu_diffusion.diffusion.config import TARGETS
 from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
 from semu_diffusion.diffusion.trainer import Progress, Trainer
 
-MAIN = "from semu_diffusion.cli import main; main()"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -48,13 +45,6 @@ def predict(unet, batch=2):
     g = torch.Generator().manual_seed(1)
     x, context = torch.randn(batch, 4, 8, 8, generator=g), torch.randn(batch, 16, 32, generator=g)
     return unet(x, torch.linspace(5, 900, batch).long(), context).sample
-
-
-def run_cli(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["semu", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code
 
 
 # ---------------------------------------------------------------------------------------- what is learned
@@ -282,20 +272,20 @@ def killed(tiny_model, tmp_path_factory):
     return output, arguments, options
 
 
-def test_a_killed_run_cannot_go_on_with_other_options(killed, tiny_model, tiny_v_model, monkeypatch, capsys):
+def test_a_killed_run_cannot_go_on_with_other_options(killed, tiny_model, tiny_v_model, semu):
     output, arguments, _ = killed
     for other in (["--lr", "0.5"], ["--model", str(tiny_v_model)]):
-        assert run_cli(monkeypatch, *arguments, *other, "--output", str(output), "--resume") == 2
-        assert "other options" in capsys.readouterr().err
-    assert run_cli(monkeypatch, *arguments, "--output", str(output)) == 2
-    assert "--resume" in capsys.readouterr().err
+        status, _, err = semu(*arguments, *other, "--output", output, "--resume")
+        assert status == 2 and "other options" in err
+    status, _, err = semu(*arguments, "--output", output)
+    assert status == 2 and "--resume" in err
     assert (output / ".work" / "checkpoint.safetensors").exists()
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(killed, tmp_path, monkeypatch):
+def test_a_killed_run_ends_as_if_it_had_not_been(killed, tmp_path):
     output, arguments, _ = killed
-    assert run_cli(monkeypatch, *arguments, "--output", str(output), "--resume") == 0
-    assert run_cli(monkeypatch, *arguments, "--output", str(tmp_path / "whole")) == 0
+    assert call_semu(*arguments, "--output", output, "--resume") == 0
+    assert call_semu(*arguments, "--output", tmp_path / "whole") == 0
     resumed, whole = load_file(output / WEIGHTS), load_file(tmp_path / "whole" / WEIGHTS)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[k], whole[k]) for k in whole)
