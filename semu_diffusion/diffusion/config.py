@@ -69,6 +69,9 @@ class EraseConfig:
     accumulate: int = option(1, "Gradient accumulation steps.")
     stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
     cooldown: int = option(30, "Steps over which the learning rate falls to 0 once that is reached.")
+    adversarial: int = option(
+        0, "Rounds of seeking text states that still draw the concept and forgetting those too; --steps is per round."
+    )
     latents: int = option(48, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(80, "Latents of other things.")
     sampler_steps: int = option(10, "Sampler steps of those latents.")
@@ -104,6 +107,7 @@ class EraseConfig:
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
             (self.damping >= 0 and self.refresh >= 0, "damping and refresh must not be negative"),
+            (self.adversarial >= 0, "adversarial must not be negative"),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),
             (self.max_memory is None or self.max_memory > 0, "max-memory must be above 0"),

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 
 from ..adapter.subspace import Basis, captured, extend, find_basis, gradients, matrix, param_groups
 from ..adapter.weights import save_atomic, semu_layers
+from .adversary import Adversary
 from .config import EraseConfig
 from .families import Family, moved, select
 from .objectives import OBJECTIVES, remaining_share, squared_error
@@ -26,10 +27,11 @@ HELD_OUT = 48  # records of the concept that are measured on and never trained o
 
 @dataclass
 class Batch:
-    """Indices into the states: forgotten and kept records of one step."""
+    """Indices into the states: forgotten and kept records of one step, and the forgotten ones' adversarial shifts."""
 
     forget: torch.Tensor
     keep: torch.Tensor
+    shift: torch.Tensor
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Progress:
     step: int = 0
     refreshes: int = 0
     reached: int = 0  # the step at which the stop rule was met, 0 before
+    attacks: list[int] = field(default_factory=list)  # steps after which adversarial shifts were sought
     history: list[dict] = field(default_factory=list)
 
 
@@ -59,15 +62,24 @@ class Trainer:
         kept = [(KEEP, 0.7), (EMPTY, 0.15), (ANCHOR, 0.15)] if config.keep_weight else []
         kept += [(REMAIN, 1.0)] if config.beta else []
         self.kept = [(index, share) for kind, share in kept if len(index := states.of_kind(kind))]
+        empty = states.prompt[states.of_kind(EMPTY)[:1]].tolist()
+        self.adversary = Adversary(self.contexts, *empty or [None])
+        if config.adversarial and self.adversary.shifts is None:
+            raise ValueError("adversarial rounds shift text states, which this model is not given; use --adversarial 0")
 
     # ------------------------------------------------------------------------------------------ losses
 
-    def predict(self, model: nn.Module, index: torch.Tensor) -> torch.Tensor:
-        """The model's predictions at records."""
+    def predict(self, model: nn.Module, index: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
+        """The model's predictions at records, under adversarial shifts by number where given."""
         device, s = self.accelerator.device, self.states
-        x, t = s.x[index].to(device), s.t[index].to(device)
+        x, t, rows = s.x[index].to(device), s.t[index].to(device), s.prompt[index]
+        if shift is not None:
+            rows = self.adversary.rows(rows, shift)
+        conditions = select(self.contexts, rows.to(device))
+        if shift is not None and len(self.adversary):
+            conditions["text"] = self.adversary.shifted(conditions["text"], shift)
         with self.accelerator.autocast():
-            return self.family.call(model, x, t, select(self.contexts, s.prompt[index].to(device)))
+            return self.family.call(model, x, t, conditions)
 
     def targets(self, index: torch.Tensor) -> torch.Tensor:
         """Where forgotten records shall go."""
@@ -77,7 +89,8 @@ class Trainer:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """alpha * forgetting loss + keep and remain losses, in one forward pass; and its parts."""
-        predicted = self.predict(model, torch.cat([batch.forget, batch.keep]))
+        shift = torch.cat([batch.shift, torch.zeros_like(batch.keep)])
+        predicted = self.predict(model, torch.cat([batch.forget, batch.keep]), shift)
         drop, stay = predicted.split([len(batch.forget), len(batch.keep)])
         forgetting = squared_error(drop, self.targets(batch.forget))
         loss, parts = self.config.alpha * forgetting, {"forget": forgetting.item()}
@@ -110,10 +123,10 @@ class Trainer:
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
-        over = under = 0.0
-        for index in self.held_out.split(4 * self.config.batch_size):
+        over, under, shifts = 0.0, 0.0, self.adversary.spread(len(self.held_out))
+        for index, shift in zip(*(v.split(4 * self.config.batch_size) for v in (self.held_out, shifts)), strict=True):
             concept = self.states.concept[index].to(self.accelerator.device)
-            a, b = remaining_share(self.predict(model, index), concept, self.targets(index))
+            a, b = remaining_share(self.predict(model, index, shift), concept, self.targets(index))
             over, under = over + a, under + b
         return over / under if under else 0.0
 
@@ -132,7 +145,7 @@ class Trainer:
             for kind, (index, _) in enumerate(self.kept):
                 count = int((kinds == kind).sum())
                 keep.append(index[torch.randint(len(index), (count,), generator=generator)])
-        return Batch(forget[rank::world], torch.cat(keep)[rank::world])
+        return Batch(forget[rank::world], torch.cat(keep)[rank::world], self.adversary.pick(n, generator)[rank::world])
 
     # ---------------------------------------------------------------------------------------------- loop
 
@@ -141,7 +154,7 @@ class Trainer:
 
     def end(self, progress: Progress) -> int:
         """The last step: `cooldown` steps after the stop rule was met, `config.steps` at the latest."""
-        last = self.config.steps
+        last = self.config.steps * (1 + self.config.adversarial)
         return min(progress.reached + self.config.cooldown, last) if progress.reached else last
 
     def rate(self, progress: Progress) -> float:
@@ -172,6 +185,8 @@ class Trainer:
                 if progress.step % CHECK_EVERY == 0:
                     row["left"] = self.share_left(self.family.model)
                 progress.history.append(row)
+                if self.attack_due(progress):
+                    self.attack(progress)
                 progress.reached = progress.reached or progress.step * self.met(progress)
                 report(row)
                 if progress.step % self.config.save_every == 0:
@@ -187,8 +202,8 @@ class Trainer:
         """One optimizer step over `accumulate` parts of the batch."""
         whole, n = self.batch(step), self.config.accumulate
         row = {"step": step + 1}
-        for forget, keep in zip(whole.forget.tensor_split(n), whole.keep.tensor_split(n), strict=True):
-            loss, parts = self.loss(model, Batch(forget, keep))
+        for part in zip(*(v.tensor_split(n) for v in (whole.forget, whole.keep, whole.shift)), strict=True):
+            loss, parts = self.loss(model, Batch(*part))
             self.accelerator.backward(loss / n)
             row["loss"] = row.get("loss", 0.0) + loss.item() / n
             for key, value in parts.items():
@@ -202,9 +217,32 @@ class Trainer:
         return row
 
     def met(self, progress: Progress) -> bool:
-        """True once the last two measurements are at or below `stop_at`."""
-        left = [row["left"] for row in progress.history if "left" in row]
+        """True once the last two measurements, of those since the last attack, are at or below `stop_at`."""
+        last = max(progress.attacks, default=0)
+        left = [row["left"] for row in progress.history[last:] if "left" in row]
         return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at
+
+    # ------------------------------------------------------------------------------------------ attacks
+
+    def attack_due(self, progress: Progress) -> bool:
+        """True while rounds are left, once what is known is forgotten or the steps of a round are over."""
+        begun = max(progress.attacks, default=0)
+        over = self.met(progress) or progress.step - begun >= self.config.steps
+        return len(progress.attacks) < self.config.adversarial and over
+
+    def attack(self, progress: Progress) -> None:
+        """Seeks shifts under which the adapted model answers as the frozen one does to the concept."""
+        round_ = len(progress.attacks)
+        generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + round_)
+
+        def distance(number: torch.Tensor) -> torch.Tensor:
+            index = self.forget[torch.randint(len(self.forget), (self.config.batch_size,), generator=generator)]
+            concept = self.states.concept[index].to(self.accelerator.device)
+            return squared_error(self.predict(self.family.model, index, number.expand(len(index))), concept)
+
+        self.adversary.attack(distance, generator)
+        self.adversary.shifts = broadcast(self.adversary.shifts)  # rounding may differ by device
+        progress.attacks.append(progress.step)
 
     # ----------------------------------------------------------------------------------------- refresh
 
@@ -255,6 +293,8 @@ class Trainer:
             moments = {k: state[k] for k in ("step", "exp_avg", "exp_avg_sq") if k in state}
             parts = {"U": layer.semu_U["default"], "V": layer.semu_V["default"], "R": layer.semu_R["default"]}
             tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
+        if len(self.adversary):
+            tensors["adversary:shifts"] = self.adversary.shifts
         save_atomic(tensors, self.checkpoint, {"progress": json.dumps(asdict(progress))})
 
     def resume(self, optimizer: torch.optim.Adam, progress: Progress, base: list[float]):
@@ -264,6 +304,8 @@ class Trainer:
         with safe_open(self.checkpoint, framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
             stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if "adversary:shifts" in stored:
+            self.adversary.shifts = stored["adversary:shifts"].to(self.accelerator.device)
         for name, layer in semu_layers(self.family.model).items():
             layer.set_basis("default", *(stored[f"{name}:{part}"] for part in "UVR"))
         fresh = self.optimizer()

@@ -1,0 +1,61 @@
+"""Adversarial rounds: shifts of the text states that still bring the concept back, found by gradient and forgotten too.
+
+The inner attack of AdvUnlearn (arXiv 2405.15234) and STEREO (arXiv 2408.16807), but on what the denoiser is given
+rather than on tokens: no text encoder is needed, and what tokens or learned embeddings can say lies within reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .families import Conditions
+
+SHIFTS = 4  # found per round; every second one starts from the empty prompt instead of the concept's
+ITERATIONS = 20
+RATE = 0.1  # of the text states' standard deviation, per iteration
+
+
+class Adversary:
+    """The shifts found so far, (K, tokens, width); number k = 1 ... K of a record adds shift k - 1, 0 adds nothing."""
+
+    def __init__(self, contexts: Conditions, empty_row: int | None):
+        self.text, self.empty_row = contexts.get("text"), empty_row
+        self.shifts = None if self.text is None else self.text.new_zeros(0, *self.text.shape[1:])
+
+    def __len__(self) -> int:
+        return 0 if self.shifts is None else len(self.shifts)
+
+    def rows(self, prompt: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """Which prompts (N,) are shifted: even shifts take the place of the empty prompt's states."""
+        if self.empty_row is None:
+            return prompt
+        return torch.where((number > 0) & (number % 2 == 0), self.empty_row, prompt)
+
+    def shifted(self, text: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """Text states (N, tokens, width) with the shift of each record's number (N,) added."""
+        none = torch.zeros_like(self.shifts[:1])
+        return text + torch.cat([none, self.shifts])[number.to(text.device)].to(text.dtype)
+
+    def pick(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Numbers (count,) for a batch: every second record under some shift, once there are any."""
+        numbers = torch.randint(1, len(self) + 1, (count,), generator=generator) if len(self) else torch.zeros(count)
+        return (numbers * (torch.arange(count) % 2)).long()
+
+    def spread(self, count: int) -> torch.Tensor:
+        """Numbers (count,) for held-out records: none and each of the shifts in turn."""
+        return torch.arange(count) % (len(self) + 1)
+
+    def attack(self, loss: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
+        """Adds `SHIFTS` shifts, each lowered in `loss(number)`, the distance to the concept under that shift."""
+        size = self.text.float().std()
+        for _ in range(SHIFTS):
+            start = 0.1 * size * torch.randn(self.shifts.shape[1:], generator=generator).to(self.text.device)
+            shift = start.requires_grad_(True)
+            optimizer, found = torch.optim.Adam([shift], lr=RATE * size.item()), self.shifts
+            for _ in range(ITERATIONS):
+                self.shifts = torch.cat([found, shift[None]])
+                (shift.grad,) = torch.autograd.grad(loss(torch.tensor(len(self))), shift)
+                optimizer.step()
+            self.shifts = torch.cat([found, shift.detach()[None]])
