@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from records import machine, make_parser, write_json
+from records import command, machine, make_parser, write_json
 
 
 def photographs(count: int) -> list[np.ndarray]:
@@ -96,6 +96,7 @@ def main() -> None:
     from semu_diffusion.versions import versions
 
     results = {
+        "command": command(),
         "nudenet": judging(photographs(args.photos), args.rounds),
         "drawing": drawing(args.pictures, args.rounds),
         "machine": machine(),

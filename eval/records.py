@@ -65,10 +65,18 @@ def machine(**more) -> dict:
 
 
 def resolved(options: dict) -> dict:
-    """All options of an erasure with these set and the others at their defaults, without the concept."""
+    """All options of an erasure with these set and the others at their defaults, without the concept.
+
+    Raises:
+        SystemExit: an option that does not exist, or a value outside its range.
+    """
     from semu_diffusion.diffusion import EraseConfig
 
-    return {k: v for k, v in EraseConfig(concept="x", **options).to_dict().items() if k != "concept"}
+    try:
+        config = EraseConfig(concept="x", **options)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"--set: {error}") from None
+    return {k: v for k, v in config.to_dict().items() if k != "concept"}
 
 
 # ----------------------------------------------------------------------------------------------- files

@@ -266,12 +266,12 @@ def adapter_facts(path: str | Path, scale: float) -> dict:
 def write_evaluation(
     folder: Path, report: dict, records: dict | None, base_model: str | None, adapter: dict | None
 ) -> None:
-    """evaluation.json (the figures), results.json (the same with model and adapter), records.json (every picture)."""
+    """records.json (every picture), results.json (figures, model and adapter), and evaluation.json (figures) last."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.machine(), "threads": torch.get_num_threads()}
     results = {"base_model": base_model, "adapter": adapter, "evaluation": report, "machine": machine}
     if records is not None:
         plain = {side: [{k: v for k, v in r.items() if k != "features"} for r in own] for side, own in records.items()}
         write_atomic(folder / "records.json", json.dumps(plain))
-    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
+    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))

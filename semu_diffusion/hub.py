@@ -66,7 +66,7 @@ def to_push(folder: str | Path, repo: str = "") -> dict[str, Path | bytes]:
     found += [f for pattern in BASE for f in folder.glob(pattern)]
     files: dict[str, Path | bytes] = {f.relative_to(folder).as_posix(): f for f in sorted(found)}
     if repo and "README.md" in files:
-        files["README.md"] = (folder / "README.md").read_text().replace(HERE, repo).encode()
+        files["README.md"] = (folder / "README.md").read_text("utf-8").replace(HERE, repo).encode()
     return files
 
 

@@ -113,14 +113,14 @@ def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
 
 
 def write_report(folder: Path, report: dict, pictures: dict, concepts: list[str]) -> None:
-    """evaluation.json, the charts, and the gallery with its records.json."""
+    """The charts, the gallery with its records.json, and at the end evaluation.json, which says that all is there."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [name_of(c) for c in concepts]
-    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
     concept_chart(report["base"], report["erased"], names, folder / "concepts.png")
     shown = showcase(pictures, names)
     before_after(**shown, path=folder / "before_after.png")
     write_gallery(**shown, folder=folder)
+    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
 
 
 def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed: int = 0) -> None:

@@ -4,7 +4,7 @@ import json
 
 import ablation
 import pytest
-from records import add_set, machine, make_parser, read_json, rows_like, write_json
+from records import add_set, machine, make_parser, read_json, resolved, rows_like, write_json
 
 
 def test_options_are_read_as_yaml_and_a_slip_is_one_message(capsys):
@@ -36,6 +36,13 @@ def test_a_results_file_is_whole_or_the_one_before(tmp_path):
     assert rows_like(file, head, ("options", "seeds_forget")) == read_json(file)["rows"] == [1]
     assert rows_like(file, {**head, "seeds_forget": 5}, ("options", "seeds_forget")) == []
     assert rows_like(file, head, ("options", "more")) == []
+
+
+@pytest.mark.parametrize("options", [{"nosuch": 1}, {"gamma": 2.0}])
+def test_an_option_that_is_none_ends_in_one_line(options):
+    with pytest.raises(SystemExit, match="^--set: .*(nosuch|gamma)"):
+        resolved(options)
+    assert resolved({"gamma": 0.5})["gamma"] == 0.5 and "concept" not in resolved({})
 
 
 def test_machine_says_how_too():

@@ -33,9 +33,9 @@ def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Se
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes text under a temporary name, then renames: the file is whole or absent."""
+    """Writes text as UTF-8 under a temporary name, then renames: the file is whole or absent."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -45,6 +45,7 @@ def attack(
     check_names(name)
     if not resume:
         output_folder(output, overwrite)
+        (output / FILE).unlink(missing_ok=True)
     looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
