@@ -1,6 +1,7 @@
 """Every command and every Python block of the README, run with as little work as they allow."""
 
 import functools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -46,3 +47,19 @@ def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, semu):
     for block in blocks("python"):
         exec(compile(block.replace("path/to/the/base/model", str(assets)), "README.md", "exec"), {})
     assert (tmp_path / "no-cigarette" / "adapter_model.safetensors").is_file()
+
+
+def test_figures_are_those_of_the_results_files():
+    results = ROOT / "eval" / "results"
+    demo, all_ = (json.loads((results / name).read_text()) for name in ("demo.json", "pictograms.json"))
+    words, total = " ".join(README.split()), all_["summary"]
+    base, erased, training = demo["evaluation"]["base"], demo["evaluation"]["erased"], demo["training"]
+    assert f"recognised in {100 - erased['UA']:.0f} % of its pictures instead of {100 - base['UA']:.0f} %" in words
+    assert f"the other objects in {erased['IRA']:.1f} % instead of {base['IRA']:.1f} %" in words
+    assert f"the styles in {erased['CRA']:.1f} % instead of {base['CRA']:.1f} %" in words
+    assert f"{training['trained_percent']:.2f} % of the UNet's weights trained in {training['seconds']:.0f} s" in words
+    row = lambda side: " | ".join(f"{total[side][k]:.1f}" for k in ("UA", "IRA", "CRA"))  # noqa: E731
+    assert f"| base model | {row('base')} | |" in words
+    assert f"| erased | {row('erased')} | ≤ {total['trained_percent']:.2f} % |" in words
+    worst, share = total["worst_UA"]
+    assert f"The worst one is {worst} (UA {share:.1f})." in words
