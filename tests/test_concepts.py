@@ -169,6 +169,18 @@ def test_keep_prompts_cover_every_word_about_equally(words):
         assert min(counts) > 0 and max(counts) < 3 * min(counts) + 8
 
 
+@pytest.mark.parametrize("number", [1, 2, 4, 7, 8, 16, 23, 24])
+def test_keep_prompts_hold_every_subject_with_and_without_a_style(number):
+    """One in eight goes without: no number of subjects may be in step with that."""
+    words = Vocabulary(tuple(f"thing{i}x" for i in range(number)), STYLES)
+    prompts = keep_prompts(["cat"], words, 30 * number)
+    for subject in words.subjects:
+        styled = [any(mentions(p, s) for s in STYLES) for p in prompts if mentions(p, subject)]
+        assert 10 < sum(styled) < len(styled) < 60
+    bare = sum(not any(mentions(p, s) for s in words.subjects) for p in prompts)
+    assert abs(bare - len(prompts) / 8) <= 1
+
+
 def test_keep_prompts_follow_the_seed():
     assert keep_prompts(["cat"], WORDS, 40, 3) == keep_prompts(["cat"], WORDS, 40, 3)
     assert keep_prompts(["cat"], WORDS, 40, 3) != keep_prompts(["cat"], WORDS, 40, 4)

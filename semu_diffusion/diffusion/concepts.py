@@ -147,10 +147,11 @@ def keep_prompts(concepts: list[str], vocabulary: Vocabulary, count: int, seed: 
     rng.shuffle(subjects)
     rng.shuffle(styles)
     deck = [(s, styles[(i + k) % len(styles)]) for k in range(len(styles)) for i, s in enumerate(subjects)]
-    prompts = []
+    prompts, even = [], len(subjects) % 2 == 0
     for k in range(count):
         subject, style = deck[k % len(deck)]
+        turn = (k + even * (k // len(subjects))) % 8  # in step with the subjects, it would leave out the same ones
         if subject and style:  # one in eight without style, one in eight without subject
-            subject, style = None if k % 8 == 7 else subject, None if k % 8 == 3 else style
+            subject, style = None if turn == 7 else subject, None if turn == 3 else style
         prompts.append(phrase(subject, style, rng.randrange(len(TEMPLATES))))
     return prompts
