@@ -51,7 +51,8 @@ def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, semu):
 
 def test_figures_are_those_of_the_results_files():
     results = ROOT / "eval" / "results"
-    demo, all_ = (json.loads((results / name).read_text()) for name in ("demo.json", "pictograms.json"))
+    files = ("demo.json", "pictograms.json", "many.json")
+    demo, all_, many = (json.loads((results / name).read_text()) for name in files)
     words, total = " ".join(README.split()), all_["summary"]
     base, erased, training = demo["evaluation"]["base"], demo["evaluation"]["erased"], demo["training"]
     assert f"recognised in {100 - erased['UA']:.0f} % of its pictures instead of {100 - base['UA']:.0f} %" in words
@@ -63,3 +64,10 @@ def test_figures_are_those_of_the_results_files():
     assert f"| erased | {row('erased')} | ≤ {total['trained_percent']:.2f} % |" in words
     worst, share = total["worst_UA"]
     assert f"The worst one is {worst} (UA {share:.1f})." in words
+    at_once = {way: many["summary"]["table"][way]["16"] for way in ("stack", "joint")}
+    for way, form in (
+        ("stack", "forget {} % but ruin the other objects (IRA {} points)"),
+        ("joint", "forgets {} % at {}"),
+    ):
+        assert form.format(f"{at_once[way]['UA']:.1f}", f"{at_once[way]['IRA_change']:.1f}") in words
+    assert all(f"--{k.replace('_', '-')} {v}" in words for k, v in many["joint_options"].items())
