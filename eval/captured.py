@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from records import add_set, command, machine, make_parser, write_json
+from records import add_set, command, machine, make_parser, resolved, write_json
 
 from semu_diffusion.adapter.subspace import gradients
 from semu_diffusion.adapter.weights import semu_layers
@@ -72,7 +72,7 @@ def main() -> None:
     options, concepts = dict(args.set), args.concept or ["cigarette", "cat", "sepia style"]
     found = {
         "command": command(),
-        "options": EraseConfig(concept="x", **options).to_dict(),
+        "options": resolved(options),
         "versions": versions(),
         "machine": machine(workers=1, threads=torch.get_num_threads()),
         "runs": {concept: run(concept, options, args.every) for concept in concepts},

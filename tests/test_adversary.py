@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import QUICK
+from tiny import QUICK, interrupted, quick
 from tiny_families import build_family
 
 from semu_diffusion import erase
@@ -12,11 +12,6 @@ from semu_diffusion.diffusion.adversary import SHIFTS, Adversary
 from semu_diffusion.diffusion.trainer import Trainer
 
 ROUND = {"target_modules": "all", "latents": 16, "batch_size": 8, "steps": 20, "stop_at": -9.0, "adversarial": 1}
-
-
-def quick(model, output=None, **options):
-    run = {k: options.pop(k) for k in ("resume",) if k in options}
-    return erase(str(model), "cigarette", output, **{**QUICK, **options}, **run)
 
 
 def adversary(count=3, empty_row=0):
@@ -124,21 +119,8 @@ def test_no_round_without_being_asked(tiny_model):
 
 def test_resuming_at_every_step_gives_the_same(tiny_model, tmp_path, monkeypatch):
     options = {"steps": 2, "adversarial": 2, "save_every": 1}
-    whole, step = quick(tiny_model, tmp_path / "whole", **options), Trainer.step
-
-    def stop(self, model, optimizer, number):
-        stop.left -= 1
-        if stop.left < 0:
-            raise KeyboardInterrupt
-        return step(self, model, optimizer, number)
-
-    monkeypatch.setattr(Trainer, "step", stop)
-    for attempt in range(6):
-        stop.left, result = 1, None
-        try:
-            result = quick(tiny_model, tmp_path / "out", resume=attempt > 0, **options)
-        except KeyboardInterrupt:
-            continue
+    whole = quick(tiny_model, output=tmp_path / "whole", **options)
+    result = interrupted(monkeypatch, 6, tiny_model, output=tmp_path / "out", **options)
     assert result.progress.attacks == whole.progress.attacks == [2, 4]
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("out", "whole"))
     assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)

@@ -380,6 +380,13 @@ def test_the_command_says_what_is_wrong(flags, message, tiny_model, tmp_path, se
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_leaves_earlier_results_as_they_are(tmp_path, semu):
+    (tmp_path / "attacks.json").write_text("{}")
+    status, _, error = semu("attack", "--adapter", tmp_path / "none", "--output", tmp_path, "--overwrite", "-q")
+    assert status == 2 and len(error.strip().splitlines()) == 1
+    assert (tmp_path / "attacks.json").read_text() == "{}"
+
+
 def test_attacks_json_is_written_and_resumed(tmp_path):
     from semu_diffusion.attacks.command import FILE, print_table, read_done, write_results
 

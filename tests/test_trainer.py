@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from shell import ENVIRONMENT, MAIN, call_semu
-from tiny import QUICK, flags
+from tiny import QUICK, flags, interrupted, quick
 
 import semu_diffusion
 from semu_diffusion import EraseConfig, erase, load_pipeline
@@ -21,11 +21,6 @@ from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
 from semu_diffusion.diffusion.trainer import Progress, Trainer
 
 WEIGHTS = "adapter_model.safetensors"
-
-
-def quick(model, concept="cigarette", output=None, **options):
-    run = {k: options.pop(k) for k in ("overwrite", "resume") if k in options}
-    return erase(str(model), concept, output, **{**QUICK, **options}, **run)
 
 
 def trained(pipe):
@@ -297,21 +292,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(killed, tmp_path):
 def test_resuming_at_every_step_gives_the_same(tiny_model, tmp_path, monkeypatch):
     """Also right before and after the bases are extended."""
     options = {"save_every": 1, "refresh": 1, "refresh_below": 1.0, "steps": 4}
-    whole, step = quick(tiny_model, **options), Trainer.step
-
-    def stop(self, model, optimizer, number):
-        stop.left -= 1
-        if stop.left < 0:
-            raise KeyboardInterrupt
-        return step(self, model, optimizer, number)
-
-    monkeypatch.setattr(Trainer, "step", stop)
-    for attempt in range(4):
-        stop.left, result = 1, None
-        try:
-            result = quick(tiny_model, output=tmp_path / "out", resume=attempt > 0, **options)
-        except KeyboardInterrupt:
-            continue
+    whole = quick(tiny_model, **options)
+    result = interrupted(monkeypatch, 4, tiny_model, output=tmp_path / "out", **options)
     assert distance(result, whole) == 0
     assert result.progress.history == whole.progress.history
 

@@ -1,11 +1,15 @@
 """A whole Stable Diffusion pipeline with random weights, small enough to be trained in a test."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from semu_diffusion import erase
+from semu_diffusion.diffusion.trainer import Trainer
 
 SUBJECTS = ("cat", "dog", "cigarette", "apple", "tree")
 STYLES = ("photo", "neon", "sepia")
@@ -15,6 +19,31 @@ TOKENS = 16
 # An erasure in a second or two.
 QUICK = {"target_modules": "cross-attention", "geometry": "euclidean", "latents": 6, "keep_latents": 6,
          "sampler_steps": 4, "batch_size": 4, "steps": 4}  # fmt: skip
+
+
+def quick(model, concept="cigarette", output=None, **options):
+    """Erases with `QUICK` and these options; `overwrite` and `resume` go to the run."""
+    run = {k: options.pop(k) for k in ("overwrite", "resume") if k in options}
+    return erase(str(model), concept, output, **{**QUICK, **options}, **run)
+
+
+def interrupted(monkeypatch, attempts: int, model, **options):
+    """`quick`, interrupted after each of its steps and resumed; what the last of so many attempts returned."""
+    step, left = Trainer.step, 0
+
+    def stop(self, *arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", stop)
+    for attempt in range(attempts):
+        left, result = 1, None
+        with contextlib.suppress(KeyboardInterrupt):
+            result = quick(model, resume=attempt > 0, **options)
+    return result
 
 
 def flags(**options) -> list[str]:

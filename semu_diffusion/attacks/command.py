@@ -45,7 +45,6 @@ def attack(
     check_names(name)
     if not resume:
         output_folder(output, overwrite)
-        (output / FILE).unlink(missing_ok=True)
     looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
@@ -65,6 +64,7 @@ def attack(
         head = {"adapter": adapter, **adapter_facts(place, scale), "protocol": protocol(attacker)}
         done = read_done(output / FILE, head) if resume else {}
         save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
+        save(done)  # only now, with all in order, what was there goes
         found = run_attacks(attacker, name, done, save, reporter)
     if as_json:
         print(json.dumps({**head, "attacks": found}))

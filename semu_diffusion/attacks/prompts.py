@@ -68,7 +68,7 @@ def search_prompt(
     losses = [batch_loss(target, noised, ids[None])[0].item()]
     for _ in range(iterations):
         swaps = propose(target, noised, ids, free, allowed, candidates, generator)
-        values = batch_loss(target, noised, swaps).nan_to_num(nan=torch.inf)  # a swap may break half precision
+        values = batch_loss(target, noised, swaps).nan_to_num(nan=torch.inf)  # a NaN would hide the others
         if values.min() < losses[-1]:
             ids = swaps[values.argmin()]
         losses.append(min(values.min().item(), losses[-1]))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from .families import Conditions
+from .families import Conditions, select
 
 SHIFTS = 4  # found per round; every second one starts from the empty prompt instead of the concept's
 ITERATIONS = 20
@@ -21,14 +21,22 @@ class Adversary:
     """The shifts found so far, (K, tokens, width); number k = 1 ... K of a record adds shift k - 1, 0 adds nothing."""
 
     def __init__(self, contexts: Conditions, empty_row: int | None):
-        self.text, self.empty_row = contexts.get("text"), empty_row
+        self.contexts, self.text, self.empty_row = contexts, contexts.get("text"), empty_row
         self.shifts = None if self.text is None else self.text.new_zeros(0, *self.text.shape[1:])
 
     def __len__(self) -> int:
         return 0 if self.shifts is None else len(self.shifts)
 
+    def conditions(self, prompt: torch.Tensor, number: torch.Tensor | None = None) -> Conditions:
+        """The conditions of records with these prompts (N,), under the shifts of their numbers (N,) where given."""
+        if number is None or not len(self):
+            return select(self.contexts, prompt)
+        number = number.to(prompt.device)
+        found = select(self.contexts, self.rows(prompt, number))
+        return {**found, "text": self.shifted(found["text"], number)}
+
     def rows(self, prompt: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-        """Which prompts (N,) are shifted: even shifts take the place of the empty prompt's states."""
+        """Which prompts' states (N,) are shifted: even shifts are added to those of the empty prompt."""
         if self.empty_row is None:
             return prompt
         return torch.where((number > 0) & (number % 2 == 0), self.empty_row, prompt)
@@ -36,7 +44,7 @@ class Adversary:
     def shifted(self, text: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         """Text states (N, tokens, width) with the shift of each record's number (N,) added."""
         none = torch.zeros_like(self.shifts[:1])
-        return text + torch.cat([none, self.shifts])[number.to(text.device)].to(text.dtype)
+        return text + torch.cat([none, self.shifts])[number].to(text.dtype)
 
     def pick(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Numbers (count,) for a batch: every second record under some shift, once there are any."""

@@ -99,8 +99,8 @@ def forget_pairs(concept: str, anchor: str | None, vocabulary: Vocabulary, seed:
     Args:
         concept: A word ("cigarette"), a style ("sepia style"), or a .txt file of prompts.
         anchor: "" for the same prompt without the concept, "random" for a random other concept of its kind (SalUn's
-            random label), or what to draw instead. None is "random" for a style, for a prompt that names none draws
-            each of the styles, the unwanted one too; and "" for all else.
+            random label), or what to draw instead. None is "random" for a style, as a prompt that names none draws
+            any style, the unwanted one too; and "" for all else.
 
     Raises:
         ValueError: an empty concept, an empty file, a prompt that equals its anchor, or no word for a random one.
@@ -150,7 +150,8 @@ def keep_prompts(concepts: list[str], vocabulary: Vocabulary, count: int, seed: 
     prompts, even = [], len(subjects) % 2 == 0
     for k in range(count):
         subject, style = deck[k % len(deck)]
-        turn = (k + even * (k // len(subjects))) % 8  # in step with the subjects, it would leave out the same ones
+        # An even number of subjects would be in step with the eight: the same ones would go without each time.
+        turn = (k + even * (k // len(subjects))) % 8
         if subject and style:  # one in eight without style, one in eight without subject
             subject, style = None if turn == 7 else subject, None if turn == 3 else style
         prompts.append(phrase(subject, style, rng.randrange(len(TEMPLATES))))

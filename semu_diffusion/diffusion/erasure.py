@@ -237,9 +237,9 @@ def train(
     family, config: EraseConfig, states: States, accelerator: Accelerator, work: Path | None, reporter: Silent
 ) -> Progress:
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
-    reporter.stage("training R", config.steps)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(family, config, states, accelerator, work or Path(scratch))
+        reporter.stage("training R", trainer.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")
 

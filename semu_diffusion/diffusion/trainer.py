@@ -17,7 +17,7 @@ from ..adapter.subspace import Basis, captured, extend, find_basis, gradients, m
 from ..adapter.weights import save_atomic, semu_layers
 from .adversary import Adversary
 from .config import EraseConfig
-from .families import Family, moved, select
+from .families import Family, moved
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
 
@@ -54,7 +54,6 @@ class Trainer:
         parts = config.accumulate * accelerator.num_processes
         if config.batch_size % parts:
             raise ValueError(f"batch-size must be a multiple of accumulate times processes, here {parts}")
-        self.contexts = moved(states.contexts, accelerator.device)
         order = states.of_kind(FORGET)
         order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(config.seed))]
         held = min(HELD_OUT, len(order) // 4)
@@ -63,7 +62,7 @@ class Trainer:
         kept += [(REMAIN, 1.0)] if config.beta else []
         self.kept = [(index, share) for kind, share in kept if len(index := states.of_kind(kind))]
         empty = states.prompt[states.of_kind(EMPTY)[:1]].tolist()
-        self.adversary = Adversary(self.contexts, *empty or [None])
+        self.adversary = Adversary(moved(states.contexts, accelerator.device), *empty or [None])
         if config.adversarial and self.adversary.shifts is None:
             raise ValueError("adversarial rounds shift text states, which this model is not given; use --adversarial 0")
 
@@ -72,14 +71,9 @@ class Trainer:
     def predict(self, model: nn.Module, index: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
         """The model's predictions at records, under adversarial shifts by number where given."""
         device, s = self.accelerator.device, self.states
-        x, t, rows = s.x[index].to(device), s.t[index].to(device), s.prompt[index]
-        if shift is not None:
-            rows = self.adversary.rows(rows, shift)
-        conditions = select(self.contexts, rows.to(device))
-        if shift is not None and len(self.adversary):
-            conditions["text"] = self.adversary.shifted(conditions["text"], shift)
+        x, t, prompt = s.x[index].to(device), s.t[index].to(device), s.prompt[index].to(device)
         with self.accelerator.autocast():
-            return self.family.call(model, x, t, conditions)
+            return self.family.call(model, x, t, self.adversary.conditions(prompt, shift))
 
     def targets(self, index: torch.Tensor) -> torch.Tensor:
         """Where forgotten records shall go."""
@@ -153,7 +147,7 @@ class Trainer:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
     def end(self, progress: Progress) -> int:
-        """The last step: `cooldown` steps after the stop rule was met, `config.steps` at the latest."""
+        """The last step: `cooldown` steps after the stop rule was met, `config.steps` a round at the latest."""
         last = self.config.steps * (1 + self.config.adversarial)
         return min(progress.reached + self.config.cooldown, last) if progress.reached else last
 
@@ -232,8 +226,7 @@ class Trainer:
 
     def attack(self, progress: Progress) -> None:
         """Seeks shifts under which the adapted model answers as the frozen one does to the concept."""
-        round_ = len(progress.attacks)
-        generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + round_)
+        generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + len(progress.attacks))
 
         def distance(number: torch.Tensor) -> torch.Tensor:
             index = self.forget[torch.randint(len(self.forget), (self.config.batch_size,), generator=generator)]
