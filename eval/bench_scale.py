@@ -31,7 +31,7 @@ from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, find_layers
 from semu_diffusion.adapter.decompose import decompose
-from semu_diffusion.adapter.subspace import STACK, all_bases
+from semu_diffusion.adapter.subspace import all_bases, at_once
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.versions import versions
 
@@ -137,8 +137,8 @@ def svd_round(layers: dict[str, tuple[int, ...]], kind: str, rank: int, seed: in
     generator = torch.Generator().manual_seed(seed)
     for shape, count in groups.items():
         m, n = shape[0], int(torch.tensor(shape[1:]).prod())
-        at_once = max(1, STACK // (m * n))
-        for size in [at_once] * (count // at_once) + [count % at_once] * (count % at_once > 0):
+        most = at_once(torch.Size((m, n)), torch.device(device))
+        for size in [most] * (count // most) + [count % most] * (count % most > 0):
             stack, bases, values = torch.stack([gradient(m, n, kind, generator, device) for _ in range(size)]), [], []
             seconds["semu"] += timed(lambda: bases.extend(decompose(stack, GAMMA, rank)))  # noqa: B023
             seconds["published"] += timed(lambda: published(stack, shape))  # noqa: B023

@@ -6,7 +6,9 @@ Three ways, all over a stack (L, m, n) of layers of one shape and on the device 
 - gram: eigenvectors of the smaller side's Gram matrix, in fp32 where that resolves enough, else in fp64;
 - randomized: a block Krylov space from a random start (Musco and Musco, arXiv 1504.05477), grown until the energy of
   the wanted directions stands still. The plain randomised SVD (Halko et al., arXiv 0909.4061) is its first block; on
-  flat spectra, where one power step gives 85 % of the exact energy, the Krylov space reaches 99.8 % for the same price.
+  flat spectra, where one power step gives 85 % of the exact energy, the Krylov space reaches 99.6 % for the same price.
+  Steep spectra are done after a few blocks, each at two products with the gradient. Flat ones need many: there the
+  Gram matrix of a wide gradient is formed after all, and the space grows by products with that.
 
 The quick ways are checked (orthogonality of U and V, energy gained by the last blocks); what fails is done again by
 the next more careful one.
@@ -17,11 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 METHODS = ("auto", "exact", "gram", "randomized")
 BLOCK = 16  # columns by which the Krylov space grows
-GAIN = 1e-2  # it is done where its last blocks brought less than this share of the energy; a third of it is missing
+GAIN = 5e-3  # it is done where its last two blocks brought less than this share of the energy; as much may be missing
 SKEW = 1e-3  # most |U^T U - I| and |V^T V - I|
 FINE = 1e-3  # 1 - gamma below which fp32 Gram matrices resolve too little: their rounding is about 1e-4 of the energy
 
@@ -54,7 +55,7 @@ def choose_rank(S: torch.Tensor, gamma: float, max_rank: int | None = None, tota
 
 
 def choose_method(m: int, n: int, max_rank: int | None) -> str:
-    """The cheapest way for (m, n), m <= n, by floating point operations; an eigenproblem runs at a third of the speed.
+    """The cheapest way for (m, n), m <= n, by floating point operations; an eigenproblem costs about 20 m^3.
 
     Without a limit to the rank the number of directions is not known before, and the Gram matrix gives all of them.
     """
@@ -62,9 +63,19 @@ def choose_method(m: int, n: int, max_rank: int | None) -> str:
         return "exact"
     if max_rank is None or 4 * max_rank > m:
         return "gram"
-    k = min(8 * max_rank, most_columns(m, max_rank))
-    krylov, gram = 4 * m * n * k + 4 * m * k**2 + 30 * k**3, 2 * m**2 * n + 30 * m**3
-    return "randomized" if krylov < gram else "gram"
+    k = expected_columns(m, max_rank)
+    passes = min(10 * m * n * k, gram_price(m, n, k))
+    return "randomized" if passes + 8 * m * k**2 + 20 * k**3 < m**2 * n + 20 * m**3 else "gram"
+
+
+def gram_price(m: int, n: int, k: int) -> int:
+    """Of half a Gram matrix and its products with k columns; thin products run at half the speed of square ones."""
+    return m**2 * n + 4 * m**2 * k
+
+
+def expected_columns(m: int, max_rank: int | None) -> int:
+    """How many a flat spectrum takes."""
+    return min(7 * (max_rank or m), most_columns(m, max_rank))
 
 
 def most_columns(m: int, max_rank: int | None) -> int:
@@ -89,8 +100,7 @@ def decompose(G: torch.Tensor, gamma: float, max_rank: int | None = None, method
     if G.shape[1] > G.shape[2]:
         return [Basis(b.V, b.S, b.U, b.energy) for b in decompose(G.mT, gamma, max_rank, method)]
     method = choose_method(*G.shape[1:], max_rank) if method == "auto" else method
-    size = G.abs().amax((1, 2), keepdim=True).float()  # squares of tiny numbers would underflow
-    A = G.float() / torch.where(size > 0, size, 1)
+    A, size = scaled(G.float())
     found: list[Basis | None] = [None] * len(A)
     for way in {"randomized": (krylov, gram, gram64), "gram": (gram, gram64), "exact": ()}[method]:
         left = [k for k, basis in enumerate(found) if basis is None]
@@ -101,9 +111,24 @@ def decompose(G: torch.Tensor, gamma: float, max_rank: int | None = None, method
     left = [k for k, basis in enumerate(found) if basis is None]
     for k, basis in zip(left, exact(A[left], gamma, max_rank) if left else []):
         found[k] = basis
-    for basis, s in zip(found, size.flatten()):
+    for basis, s in zip(found, size):
         basis.S = basis.S * s
     return found
+
+
+def energies(A: torch.Tensor) -> torch.Tensor:
+    """||A||^2 of each in a stack (L, m, n), (L,) in fp64; line by line, as fp32 cannot add up millions of squares."""
+    return torch.linalg.vector_norm(A, dim=2 if A.stride(2) == 1 else 1).double().square().sum(1)
+
+
+def scaled(A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A and 1s, or, where squares would leave fp32's range, A over its largest entries and these (L,)."""
+    total = energies(A)
+    if ((total > 1e-20) & (total < 1e30)).all():
+        return A, torch.ones_like(total)  # no copy of what may be most of the memory
+    size = A.abs().amax((1, 2))
+    size = torch.where(size > 0, size, 1)
+    return A / size[:, None, None], size
 
 
 def basis_to(basis: Basis, device: torch.device | str) -> Basis:
@@ -124,11 +149,22 @@ def exact(A: torch.Tensor, gamma: float, max_rank: int | None) -> list[Basis]:
 def gram(A: torch.Tensor, gamma: float, max_rank: int | None, dtype: torch.dtype = torch.float32) -> list[Basis | None]:
     """By A A^T = U S^2 U^T and V = A^T U / S; None where V is not orthogonal enough, S_r being too small for that."""
     B = A.to(dtype)
-    values, U = torch.linalg.eigh(B @ B.mT)  # ascending
+    values, U = torch.linalg.eigh(gram_matrix(B))  # ascending
     S, U = values.flip(-1).clamp_min(0).sqrt(), U.flip(-1)
     ranks = [choose_rank(s, gamma, max_rank) for s in S]
-    totals = A.square().sum((1, 2), dtype=torch.float64).tolist()
+    totals = energies(A).tolist()
     return [finish(u[:, :r], b.T @ u[:, :r], total) for b, u, r, total in zip(B, U, ranks, totals)]
+
+
+def gram_matrix(A: torch.Tensor) -> torch.Tensor:
+    """A A^T (L, m, m); on the CPU, where it is half of the work, only the blocks on and below the diagonal."""
+    m = A.shape[1]
+    step = m if A.is_cuda else max(128, -(-m // 5))
+    K = A.new_empty(len(A), m, m)
+    for k in range(0, m, step):
+        K[:, k:, k : k + step] = A[:, k:] @ A[:, k : k + step].mT
+        K[:, k : k + step, k + step :] = K[:, k + step :, k : k + step].mT
+    return K
 
 
 def gram64(A: torch.Tensor, gamma: float, max_rank: int | None) -> list[Basis | None]:
@@ -148,35 +184,48 @@ def finish(U: torch.Tensor, VS: torch.Tensor, total: float) -> Basis | None:
 
 
 def krylov(A: torch.Tensor, gamma: float, max_rank: int | None, seed: int = 0) -> list[Basis | None]:
-    """In the span Q of A Omega, (A A^T) A Omega, ...: the eigenvectors of T = Q^T A A^T Q, which is block tridiagonal.
+    """By block Lanczos: in the span Q of A Omega, K A Omega, K^2 A Omega, ... with K = A A^T, the eigenvectors of
+    T = Q^T K Q, which is block tridiagonal.
 
     None where the limit of columns is reached before the energy of the wanted directions stands still.
     """
-    limit, totals = most_columns(A.shape[1], max_rank), A.square().sum((1, 2), dtype=torch.float64).tolist()
+    limit, totals = most_columns(A.shape[1], max_rank), energies(A)
     b = min(BLOCK, limit)
     omega = torch.randn(A.shape[2], b, generator=torch.Generator().manual_seed(seed)).to(A.device)
-    Q = torch.linalg.qr(A @ omega).Q  # (L, m, k)
-    Z = [A.mT @ Q]  # A^T Q in blocks (L, n, b)
-    T = Z[0].mT @ Z[0]  # (L, k, k)
-    before, ranks = None, None
+    Q, T = A.new_empty(*A.shape[:2], limit), A.new_zeros(len(A), limit, limit)
+    Y, k = torch.linalg.qr(A @ omega).Q, 0
+    KY = K = before = None
     while True:
-        k = Q.shape[2]
-        if k in (b, 2 * b, 4 * b) or k % (4 * b) == 0 or k + b > limit:
-            values = torch.linalg.eigvalsh(T.double()).flip(-1).clamp_min(0)  # (L, k)
-            ranks = settled(values, before, totals, gamma, max_rank)
+        Z = A.mT @ Y if K is None else K @ Y  # half of K Y (L, n, b), or all of it
+        new, old, k = slice(k, k + b), slice(max(k - b, 0), k), k + b
+        Q[:, :, new], T[:, new, new] = Y, (Z if K is None else Y).mT @ Z
+        if KY is not None:
+            T[:, old, new] = KY.mT @ Y
+            T[:, new, old] = T[:, old, new].mT
+        if k in (b, 2 * b, 4 * b) or (k % (2 * b) == 0 and k > 4 * (max_rank or b)) or k + b > limit:
+            values = torch.linalg.eigvalsh(T[:, :k, :k]).flip(-1).clamp_min(0)  # (L, k)
+            ranks = settled(values, before, totals.tolist(), gamma, max_rank)
+            if None not in ranks or k + b > limit:
+                break
+            if K is None and flat(values, totals, A, max_rank):
+                K = gram_matrix(A)
+                Z = K @ Y
             before = values
-        if None not in ranks or k + b > limit:
-            break
-        Y = A @ Z[-1]
-        for _ in range(2):  # twice is enough (Kahan); the second round also cleans what fills up a deficient block
-            Y = torch.linalg.qr(Y - Q @ (Q.mT @ Y)).Q
-        Z.append(A.mT @ Y)
-        Q, T = torch.cat([Q, Y], 2), F.pad(T, (0, b, 0, b))
-        T[:, k:, k:], T[:, k - b : k, k:] = Z[-1].mT @ Z[-1], Z[-2].mT @ Z[-1]
-        T[:, k:, k - b : k] = T[:, k - b : k, k:].mT
-    w = torch.linalg.eigh(T.double()).eigenvectors.flip(-1).float()  # (L, k, k)
-    AQ = torch.cat(Z, 2)
-    return [r if r is None else finish(Q[i] @ w[i, :, :r], AQ[i] @ w[i, :, :r], totals[i]) for i, r in enumerate(ranks)]
+        KY = A @ Z if K is None else Z
+        Y = KY - Q[:, :, old.start : k] @ T[:, old.start : k, new]
+        Y = torch.linalg.qr(Y).Q
+        Y = torch.linalg.qr(Y - Q[:, :, :k] @ (Q[:, :, :k].mT @ Y)).Q  # what rounding left, or fills a deficient block
+    w = torch.linalg.eigh(T[:, :k, :k]).eigenvectors.flip(-1)  # (L, k, k)
+    tops = [None if r is None else Q[i, :, :k] @ w[i, :, :r] for i, r in enumerate(ranks)]  # (m, r)
+    return [U if U is None else finish(U, A[i].T @ U, totals[i].item()) for i, U in enumerate(tops)]
+
+
+def flat(values: torch.Tensor, totals: torch.Tensor, A: torch.Tensor, max_rank: int | None) -> bool:
+    """Whether many columns are still to come, the first ones holding little (Ritz values (L, k)), and A is so wide
+    that its Gram matrix is cheaper than to go through A for each of them."""
+    m, n = A.shape[1:]
+    left = expected_columns(m, max_rank) - values.shape[1]
+    return (values.sum(1) < totals / 4).all().item() and gram_price(m, n, left) < 10 * m * n * left
 
 
 def settled(

@@ -20,7 +20,8 @@ from .model import find_layers
 from .moments import LeadingMoments, Moments
 from .sketch import Sketch, Sums
 
-STACK = 2**25  # most numbers that are stacked to be decomposed together
+STACK = 2**25  # most numbers that are worked on together
+CACHED = 2**22  # most of them on a CPU, where they are gone through many times and should stay in its cache
 
 
 @contextlib.contextmanager
@@ -40,10 +41,15 @@ def matrix(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten(1)
 
 
-def project(G: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+def at_once(shape: torch.Size, device: torch.device) -> int:
+    """How many gradients of a shape are decomposed together."""
+    return max(1, (CACHED if device.type == "cpu" else STACK) // shape.numel())
+
+
+def project(G: torch.Tensor, W: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """G - (<G, W> / ||W||^2) W: the part of G (m, n) orthogonal to W, in the Frobenius inner product."""
-    norm = W.square().sum()
-    return G - (G * W).sum() / norm * W if norm > 0 else G
+    along, norm = (torch.linalg.vecdot(X, W).sum(dtype=torch.float64) for X in (G, W))  # row by row: no copy, no drift
+    return torch.sub(G, W, alpha=(along / norm).item() if norm > 0 else 0.0, out=out)
 
 
 def truncate(G: torch.Tensor, gamma: float, max_rank: int | None = None, method: str = "auto") -> Basis:
@@ -135,7 +141,8 @@ def hand_over(name: str, weight: nn.Parameter, each: Callable[[str, torch.Tensor
 
 def finite(name: str, grad: torch.Tensor) -> torch.Tensor:
     """The gradient as a matrix in fp32. ValueError where it is not finite."""
-    if not grad.isfinite().all():
+    whole = torch.linalg.vector_norm(grad.float(), dim=-1).isfinite()  # quick; in doubt look at each number
+    if not whole.all() and not grad.isfinite().all():
         raise ValueError(f"the forgetting gradient of {name} is not finite; lower the precision's risk with fp32")
     return matrix(grad).float()
 
@@ -231,10 +238,12 @@ def all_bases(
     for name, g in G.items():
         groups.setdefault((g.shape, g.device, gamma_of(name, config)), []).append(name)
     bases = {}
-    for (shape, _, gamma), names in groups.items():
-        at_once = max(1, STACK // shape.numel())
-        for part in (names[k : k + at_once] for k in range(0, len(names), at_once)):
-            stack = torch.stack([project(G.pop(name), W(name).float()) for name in part])  # (L, m, n)
+    for (shape, device, gamma), names in groups.items():
+        size = at_once(shape, device)
+        for part in (names[k : k + size] for k in range(0, len(names), size)):
+            stack = torch.empty(len(part), *shape, device=device)
+            for name, out in zip(part, stack):
+                project(G.pop(name), W(name).float(), out)
             bases |= zip(part, decompose(stack, gamma, config.max_rank, method))
     return bases
 
