@@ -21,7 +21,7 @@ from scale_models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from semu_diffusion.adapter.decompose import choose_method, most_columns
+from semu_diffusion.adapter.decompose import choose_method, expected_columns
 from semu_diffusion.adapter.sketch import Maps
 from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
@@ -91,13 +91,14 @@ def count_step(model: nn.Module, call: Callable, variant: str, rank: int) -> Ste
 
 
 def basis_flops(layers: dict[str, tuple[int, ...]], rank: int) -> float:
-    """Operations of the decompositions at most, as `choose_method` counts them."""
+    """Operations of the decompositions, for flat spectra; steep ones take less."""
     total = 0.0
     for shape in layers.values():
         m, n = sorted((shape[0], int(torch.tensor(shape[1:]).prod())))
-        k = most_columns(m, rank)
-        quick = choose_method(m, n, rank) == "randomized"
-        total += 4 * m * n * k + 4 * m * k**2 + 30 * k**3 if quick else 2 * m**2 * n + 30 * m**3
+        k = expected_columns(m, rank)
+        quick = min(4 * m * n * k, m**2 * n + 2 * m**2 * k) + 4 * m * k**2 + 20 * k**3
+        total += quick if choose_method(m, n, rank) == "randomized" else m**2 * n + 20 * m**3
+        total += 2 * m * n * rank  # the other side of the basis
     return total
 
 

@@ -78,6 +78,33 @@ def test_a_random_matrix_has_no_gap_and_is_still_found():
     assert share(G, one_block) < 0.8 * best(G, 16)  # so the test can fail
 
 
+@pytest.mark.parametrize("spectrum, formed", [("flat", True), ("harmonic", False)])
+def test_the_gram_matrix_of_wide_gradients_is_formed_for_flat_spectra_only(monkeypatch, spectrum, formed):
+    generator = torch.Generator().manual_seed(0)
+    G = torch.randn(200, 1600, generator=generator) if spectrum == "flat" else with_spectrum(1 / INDEX, 200, 1600)
+    used, real = [], module.gram_matrix
+    monkeypatch.setattr(module, "gram_matrix", lambda A: used.append(A.shape) or real(A))
+    for A in (G, G.T):
+        (found,) = decompose(A[None], 0.99, 8, "randomized")
+        assert share(A, found.U) >= 0.995 * best(A, 8) and found.rank == 8
+        torch.testing.assert_close(found.V.T @ found.V, torch.eye(8), rtol=0, atol=1e-3)
+        torch.testing.assert_close(A.T @ found.U, found.V * found.S, rtol=0, atol=1e-3 * found.S[0].item())
+    assert bool(used) is formed
+
+
+@pytest.mark.parametrize("m", [1, 127, 128, 300, 1281])
+def test_half_a_gram_matrix_is_the_whole(m):
+    A = torch.randn(2, m, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(module.gram_matrix(A), A @ A.mT, rtol=1e-5, atol=1e-5)
+
+
+def test_energies_of_many_numbers():
+    A = torch.randn(3, 400, 20_000, generator=torch.Generator().manual_seed(0))
+    truth = A.double().square().sum((1, 2))
+    torch.testing.assert_close(module.energies(A), truth, rtol=1e-6, atol=0)
+    torch.testing.assert_close(module.energies(A.mT), truth, rtol=1e-6, atol=0)
+
+
 def test_a_stack_is_decomposed_as_its_parts():
     names = ("harmonic", "flat", "rank 1", "exponential")
     G = torch.stack([with_spectrum(SPECTRA[name], 160, 320, seed) for seed, name in enumerate(names)])
