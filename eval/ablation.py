@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from pictograms_all import erase_and_score, line, summary
-from records import command, machine, make_parser, read_json, write_json
+from records import command, machine, make_parser, resumed, write_json
 
 CONCEPTS = ("cigarette", "beer", "cat", "sepia style", "sketch style")
 VARIANTS: dict[str, dict] = {
@@ -52,12 +52,10 @@ def write(path: Path, head: dict, runs: dict[str, list[dict]]) -> None:
     write_json(path, {**head, "variants": tables})
 
 
-def finished(path: Path, seeds: int) -> dict[str, list[dict]]:
-    """The rows of an earlier run by variant; none of those with other seeds, or of a variant that has changed since."""
-    old = read_json(path)
-    if old.get("seeds_forget") != seeds:
-        return {}
-    return {name: table["rows"] for name, table in old["variants"].items() if VARIANTS.get(name) == table["options"]}
+def finished(old: dict) -> dict[str, list[dict]]:
+    """The rows of an earlier run by variant; none of a variant that has changed since."""
+    tables = old.get("variants", {})
+    return {name: table["rows"] for name, table in tables.items() if VARIANTS.get(name) == table["options"]}
 
 
 def main() -> None:
@@ -66,7 +64,7 @@ def main() -> None:
     args = parse_args()
     head = {"command": command(), "seeds_forget": args.seeds, "versions": versions()}
     head["machine"] = machine(workers=args.workers, threads=1)
-    runs = finished(args.output, args.seeds)
+    runs = finished(resumed(args.output, head, ("seeds_forget",)))
     wanted = [(v, c) for v in args.variant or VARIANTS for c in args.concept or CONCEPTS]
     todo = [(v, c) for v, c in wanted if c not in {row["concept"] for row in runs.get(v, [])}]
     with ProcessPoolExecutor(args.workers) as pool:

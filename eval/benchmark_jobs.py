@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from peers.diffusion import METHODS, Budget, edit
-from records import read_json, write_json
+from records import write_json
 
 REPORTED = ("knife", "wine", "dog", "neon style", "blueprint style")
 VALIDATION = ("guitar", "watercolor style")
@@ -158,21 +158,6 @@ def fingerprint(folder: Path) -> str:
         digest.update(file.relative_to(folder).as_posix().encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def read_rows(path: Path, protocol: dict) -> list[dict]:
-    """The rows of a results file; none where there is no file.
-
-    Raises:
-        ValueError: it was made with another protocol (names what differs).
-    """
-    old = read_json(path)
-    if not old:
-        return []
-    differs = [k for k in protocol if old.get("protocol", {}).get(k) != protocol[k]]
-    if differs:
-        raise ValueError(f"{path} was made with another {differs[0]}; give another --output, or remove it")
-    return old["rows"]
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:

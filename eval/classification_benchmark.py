@@ -26,7 +26,7 @@ from classification_jobs import run_row as run
 from classification_jobs import train_model as train
 from classification_report import TABLES, plots, summarise
 from peers.classification import PEERS
-from records import command, machine, make_parser, read_json, write_json
+from records import command, machine, make_parser, read_json, resumed, write_json
 
 from semu_diffusion.classification.unlearning import PACKAGES
 from semu_diffusion.metrics.unlearning import average_gap
@@ -118,10 +118,8 @@ class Benchmark:
             "versions": versions(PACKAGES),
             "machine": machine(workers=args.workers, threads=args.threads),
         }
-        self.search, self.rows, self.chosen = [], [], {}
-        old = read_json(args.output)
-        if old and old["options"] == self.head["options"]:
-            self.search, self.rows = old["search"], old["rows"]
+        old = resumed(args.output, self.head, ("options",))
+        self.search, self.rows, self.chosen = old.get("search", []), old.get("rows", []), {}
 
     def write(self) -> None:
         """The results file: all rows, and tables of those that the present choice wants."""

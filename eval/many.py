@@ -22,7 +22,7 @@ import random
 import time
 from pathlib import Path
 
-from records import add_set, command, machine, make_parser, read_json, resolved, rows_like, write_json
+from records import add_set, command, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
 
 from semu_diffusion.pictograms import OBJECTS
 
@@ -185,7 +185,7 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     head = header(args)
-    rows = rows_like(args.output, head, ("options", "joint_options", "energy", "seeds_forget"))
+    rows = resumed(args.output, head, ("options", "joint_options", "energy", "seeds_forget")).get("rows", [])
     done = {(row["count"], row["way"]) for row in rows}
     for count in args.count or COUNTS:
         for way in args.way or WAYS:

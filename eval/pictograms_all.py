@@ -16,7 +16,7 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from records import add_set, command, machine, make_parser, read_json, resolved, rows_like, write_json
+from records import add_set, command, machine, make_parser, read_json, resolved, resumed, write_json
 
 from semu_diffusion.pictograms import OBJECTS, STYLES
 
@@ -104,7 +104,7 @@ def main() -> None:
     args = parse_args()
     options = dict(args.set)
     head = header(args, options)
-    rows = rows_like(args.output, head, ("options", "seeds_forget"))
+    rows = resumed(args.output, head, ("options", "seeds_forget")).get("rows", [])
     todo = [c for c in args.concept or CONCEPTS if c not in {r["concept"] for r in rows}]
     with ProcessPoolExecutor(args.workers) as pool:
         jobs = {pool.submit(erase_and_score, c, options, args.seeds, args.threads, args.adapters): c for c in todo}

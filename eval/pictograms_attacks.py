@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmark_jobs import Job, fingerprint, key_of, read_rows
+from benchmark_jobs import Job, fingerprint, key_of
 from peers.diffusion import METHODS, Budget, edit
 from pictograms_all import CONCEPTS
 from pictograms_benchmark import base_pipeline, run_all
-from records import command, machine, make_parser, read_json, write_json
+from records import command, machine, make_parser, read_json, resumed, write_json
 
 from semu_diffusion.attacks import ATTACKS, AttackConfig, Target, run_attacks
 from semu_diffusion.attacks.command import draw_references, pictograms_judge
@@ -96,11 +98,9 @@ def main() -> None:
     budget, config = Budget(**bench["protocol"]["budget"]), AttackConfig()
     head = {"command": command(), "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads),
-            "protocol": {"model": model, "attacks": args.attack or list(ATTACKS)}}  # fmt: skip
-    try:
-        rows = read_rows(args.output, head["protocol"])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+            "protocol": {"model": model, "attacks": args.attack or list(ATTACKS), "budget": asdict(budget),
+                         "attack": json.loads(json.dumps(asdict(config)))}}  # fmt: skip
+    rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
     jobs = [Job("attack", m, c, 0, hyper[m]) for c in args.concept or TARGETS for m in methods]
     run = functools.partial(work, budget=budget, config=config, names=args.attack, threads=args.threads)

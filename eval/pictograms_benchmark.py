@@ -13,7 +13,6 @@ import argparse
 import functools
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -28,7 +27,6 @@ from benchmark_jobs import (
     first_settings,
     harmonic,
     key_of,
-    read_rows,
     report_jobs,
     run_job,
     search_jobs,
@@ -37,7 +35,7 @@ from benchmark_jobs import (
 )
 from peers.diffusion import METHODS, Budget
 from pictograms_all import CONCEPTS
-from records import command, machine, make_parser
+from records import command, machine, make_parser, resumed
 
 CACHE: dict = {}  # the base model's pictures, per worker process
 
@@ -148,12 +146,9 @@ def main() -> None:
         "pictures": args.pictures,
         "validation": list(VALIDATION),
     }
-    try:
-        rows = read_rows(args.output, protocol)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip
+    rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads)
     save = functools.partial(write, args.output, head, rows)
     chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))

@@ -104,3 +104,23 @@ def rows_like(path: Path, head: dict, keys: Iterable[str]) -> list[dict]:
     """The rows of a results file that has what `head` has under these keys; none of another file."""
     old = read_json(path)
     return old["rows"] if old and all(old.get(key) == head[key] for key in keys) else []
+
+
+def resumed(path: Path, head: dict, keys: Iterable[str]) -> dict:
+    """A results file to go on with; {} where there is none.
+
+    Raises:
+        SystemExit: it has something else than `head` under one of these keys; measured rows are not written over.
+    """
+    old = read_json(path)
+    name = next((difference(key, old.get(key), head[key]) for key in keys if old and old.get(key) != head[key]), None)
+    if name:
+        raise SystemExit(f"error: {path} was made with another {name}; give another --output, or remove it")
+    return old
+
+
+def difference(key: str, old: object, new: object) -> str:
+    """What differs between two values of a key: of two dicts their first such entry."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return key
+    return next(k for k in {**new, **old} if k not in old or k not in new or old[k] != new[k])

@@ -16,7 +16,6 @@ from benchmark_jobs import (
     harmonic,
     key_of,
     pareto,
-    read_rows,
     report_jobs,
     run_job,
     summary,
@@ -24,6 +23,7 @@ from benchmark_jobs import (
 )
 from peers.diffusion import METHODS, Budget
 from pictograms_benchmark import parse_args, run_all, search
+from records import resumed
 
 from semu_diffusion.diffusion import load_pipeline
 
@@ -92,13 +92,13 @@ def test_rows_are_saved_one_by_one_and_not_run_again(tmp_path):
     save = lambda: write(path, {"protocol": {"model": "a"}}, rows)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         run_all(jobs, rows, run, save, 1)
-    again = read_rows(path, {"model": "a"})
+    again = resumed(path, {"protocol": {"model": "a"}}, ("protocol",))["rows"]
     assert [key_of(r) for r in again] == sorted(ran[:2])
     run_all(jobs, again, run, save, 1)
     assert sorted(ran[:2] + ran[3:]) == sorted(job.key for job in jobs)
     assert not list(tmp_path.glob("*.tmp"))
-    with pytest.raises(ValueError, match="another model"):
-        read_rows(path, {"model": "b"})
+    with pytest.raises(SystemExit, match="another model"):
+        resumed(path, {"protocol": {"model": "b"}}, ("protocol",))
 
 
 def test_summary_intervals_and_front():

@@ -4,7 +4,7 @@ import json
 
 import ablation
 import pytest
-from records import add_set, machine, make_parser, read_json, resolved, rows_like, write_json
+from records import add_set, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
 
 
 def test_options_are_read_as_yaml_and_a_slip_is_one_message(capsys):
@@ -38,6 +38,22 @@ def test_a_results_file_is_whole_or_the_one_before(tmp_path):
     assert rows_like(file, head, ("options", "more")) == []
 
 
+def test_measured_rows_are_gone_on_with_or_left_alone(tmp_path):
+    file, head = tmp_path / "found.json", {"options": {"lr": 1, "steps": 9}, "seeds": 4}
+    assert resumed(file, head, head) == {}
+    write_json(file, {**head, "rows": [1]})
+    assert resumed(file, {**head, "seeds": 5}, ("options",))["rows"] == [1]
+    others = {
+        "lr": {"options": {"lr": 2, "steps": 9}},
+        "steps": {"options": {"lr": 1}},
+        "new": {"options": {**head["options"], "new": 0}},
+        "seeds": {"seeds": 5},
+    }
+    for named, other in others.items():
+        with pytest.raises(SystemExit, match=f"error: .*found.json was made with another {named}; give another --out"):
+            resumed(file, {**head, **other}, head)
+
+
 @pytest.mark.parametrize("options", [{"nosuch": 1}, {"gamma": 2.0}])
 def test_an_option_that_is_none_ends_in_one_line(options):
     with pytest.raises(SystemExit, match="^--set: .*(nosuch|gamma)"):
@@ -49,12 +65,9 @@ def test_machine_says_how_too():
     assert list(machine(workers=2, threads=1)) == ["processor", "cores", "workers", "threads"]
 
 
-def test_the_ablation_takes_up_only_what_was_made_alike(tmp_path):
-    """Rows of other seeds would be averaged under a head that does not name them."""
-    file, rows = tmp_path / "ablation.json", [{"concept": "cat"}]
-    assert ablation.finished(file, 4) == {}
+def test_the_ablation_takes_up_only_what_was_made_alike():
+    rows = [{"concept": "cat"}]
+    assert ablation.finished({}) == {}
     tables = {"default": {"options": {}, "rows": rows}, "gamma 0.7": {"options": {"gamma": 0.6}, "rows": rows},
               "no longer": {"options": {}, "rows": rows}}  # fmt: skip
-    file.write_text(json.dumps({"seeds_forget": 4, "variants": tables}))
-    assert ablation.finished(file, 4) == {"default": rows}
-    assert ablation.finished(file, 2) == {}
+    assert ablation.finished({"seeds_forget": 4, "variants": tables}) == {"default": rows}
