@@ -1,6 +1,5 @@
 """What the benchmark programs share, and that they take up only rows that were made alike."""
 
-import json
 
 import ablation
 import pytest
