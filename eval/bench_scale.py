@@ -298,7 +298,7 @@ def bench_cli(args: argparse.Namespace) -> dict:
     return {
         "options": options,
         "latents": args.latents,
-        "seconds": seconds,
+        "process_seconds": seconds,
         "files": sizes,
         **{k: facts[k] for k in shown},
     }

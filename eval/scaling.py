@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from semu_diffusion.adapter.decompose import choose_method, expected_columns
 from semu_diffusion.adapter.sketch import Maps
+from semu_diffusion.adapter.weights import WEIGHTS
 from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
 
@@ -30,6 +31,7 @@ GPUS = (1, 8, 64)
 PEAK, SHARE = 989e12, 0.4  # assumed: dense bf16 of an H100 SXM by its data sheet, and how much of it is reached
 AT_ONCE = 8  # most records of a step that run together on a GPU; --accumulate does the rest
 COLUMNS = 64  # of the gradient's sketches
+SPREAD = ("min", "median", "max")
 
 
 @dataclass
@@ -244,6 +246,71 @@ def checked(scale: dict) -> list[str]:
     return [f"{where}: the forward pass ran at {rate / 1e9:,.0f} GFLOP/s.", "", *lines]
 
 
+def ratio(value: dict[str, float], invert: bool = False) -> str:
+    """A median with its spread over the rounds; inverted for what is faster by that factor."""
+    low, mid, high = (1 / value[k] if invert else value[k] for k in (("max", "median", "min") if invert else SPREAD))
+    digits = 1 if invert else 2
+    return f"{mid:.{digits}f}× ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def measured_bases(svd: dict) -> list[str]:
+    """The decompositions of all layers' gradients."""
+    lines = head("gradients", "SEMU", "published", "exact", "faster than published", "than exact", "energy of exact")
+    for kind in ("decaying", "random"):
+        found = svd[kind]
+        times = [f"{found['seconds'][k]['median']:.1f} s" for k in ("semu", "published", "exact")]
+        faster = [ratio(found["semu_over"][k], invert=True) for k in ("published", "exact")]
+        energy = (
+            f"{found['energy_of_exact']['mean']:.2%}, worst layer {found['energy_of_exact']['worst']['of_exact']:.2%}"
+        )
+        lines.append(row(kind, *times, *faster, energy))
+    share, total = svd["memory"]["extra_share"], gb(svd["memory"]["gradient_bytes"])
+    return [
+        f"Bases of {svd['layers']} layers, rank at most {svd['rank']}, gamma {svd['gamma']}. \"published\": SVDs per "
+        "input channel for convolutions. \"decaying\": the k-th singular value falls as 1/k.", "", *lines, "",
+        f"Highest extra memory, projection included: {share:.0%} of the {total} of summed gradients.",
+    ]  # fmt: skip
+
+
+def measured_passes(step: dict, inference: dict) -> list[str]:
+    """Training steps and forward passes, as multiples of each other."""
+    names = {"lora": "a PEFT LoRA of the same ranks", "full": "full fine-tuning of the same layers",
+             "published": "W + U R Vᵀ built in each forward", "full with live teacher": "the same with a live teacher"}  # fmt: skip
+    lines = head("SEMU's training step over", "ratio", "extra memory", "of SEMU")
+    for name in ("lora", "full", "full with live teacher", "published"):
+        size = gb(step["extra_bytes"][name]) if name in step["extra_bytes"] else ""
+        lines.append(row(names[name], ratio(step["semu_over"][name]), size, gb(step["extra_bytes"]["semu"])))
+    over = inference["over"]
+    lines += ["", *head("a forward pass", "over the base", "over LoRA")]
+    for name, shown in (("semu", "with SEMU"), ("semu merged", "SEMU merged"), ("base again", "the base, once more")):
+        lines.append(row(shown, ratio(over[name]["base"]), ratio(over[name]["lora"])))
+    return lines
+
+
+def measured_run(cli: dict) -> str:
+    """The one run of the command."""
+    return (f"`semu erase` on a whole pipeline of this size with random weights ({cli['latents']}² latents, 3 steps, "
+            f"batch 2): {cli['process_seconds']:.0f} s, of it {cli['seconds']:.0f} s erasing; peak memory "
+            f"{cli['peak_memory_mb'] / 1e3:.1f} GB; adapter {gb(cli['files'][WEIGHTS])}, "
+            f"{cli['trained_percent']:.2f} % trained.")  # fmt: skip
+
+
+def measured(scale: dict) -> list[str]:
+    """What eval/results/scale.json holds."""
+    step = scale["step"]
+    place = f"{step['machine']['cores']} cores ({step['machine']['processor']}), {step['machine']['threads']} threads"
+    out = [
+        "## Measured", "",
+        f"{step['size']} with random weights, `{step['command']}` and the like; {place}. Medians over rounds in which "
+        "all methods take turns, least and most in brackets.", "",
+    ]  # fmt: skip
+    if "svd" in scale:
+        out += [*measured_bases(scale["svd"]), ""]
+    if "inference" in scale:
+        out += [*measured_passes(scale["step"], scale["inference"]), ""]
+    return out + ([measured_run(scale["cli"]), ""] if "cli" in scale else [])
+
+
 def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict) -> str:
     """The document."""
     sizes = f"{config.latents} + {config.keep_latents} latents of {config.sampler_steps} sampler steps"
@@ -270,7 +337,7 @@ def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale:
         *memory_table(models, batch), "",
     ]  # fmt: skip
     if "step" in scale:
-        out += ["## Counted and measured", "", *checked(scale), ""]
+        out += [*measured(scale), "## Counted and measured", "", *checked(scale), ""]
     return "\n".join(out)
 
 

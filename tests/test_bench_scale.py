@@ -38,6 +38,10 @@ def test_sections_are_measured_and_kept(monkeypatch, tmp_path):
     assert step["trained"]["semu"] == step["trained"]["published"] < step["trained"]["lora"] < step["trained"]["full"]
     assert "full with live teacher" in step["semu_over"]
     assert set(found["inference"]["seconds"]) == {"base", "semu", "semu merged", "lora", "base again"}
+    text = "\n".join(scaling.measured(found))
+    for ratio in (found["step"]["semu_over"]["lora"], found["inference"]["over"]["semu merged"]["base"]):
+        assert f"| {ratio['median']:.2f}× ({ratio['min']:.2f} to {ratio['max']:.2f}) |" in text
+    assert f"{1 / found['svd']['random']['semu_over']['exact']['median']:.1f}× (" in text
     sizes = found["bytes"]
     assert sizes["trained_bytes"] == 4 * step["trained"]["semu"] and sizes["lora"] == 4 * step["trained"]["lora"]
 

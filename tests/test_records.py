@@ -1,6 +1,5 @@
 """What the benchmark programs share, and that they take up only rows that were made alike."""
 
-
 import ablation
 import pytest
 from records import add_set, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
