@@ -275,7 +275,8 @@ def measured_bases(svd: dict) -> list[str]:
 def measured_passes(step: dict, inference: dict) -> list[str]:
     """Training steps and forward passes, as multiples of each other."""
     names = {"lora": "a PEFT LoRA of the same ranks", "full": "full fine-tuning of the same layers",
-             "published": "W + U R Vᵀ built in each forward", "full with live teacher": "the same with a live teacher"}  # fmt: skip
+             "full with live teacher": "the same with a live teacher",
+             "published": "W + U R Vᵀ built in each forward"}  # fmt: skip
     lines = head("SEMU's training step over", "ratio", "extra memory", "of SEMU")
     for name in ("lora", "full", "full with live teacher", "published"):
         size = gb(step["extra_bytes"][name]) if name in step["extra_bytes"] else ""
