@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict] = {
     "gamma 0.95": {"gamma": 0.95},
     "paper's gamma": {"gamma_cross": 1.0},
     "cross-attention": {"target_modules": "cross-attention"},
+    "self-attention": {"target_modules": "self-attention"},
     "convolutions": {"target_modules": "convolutions"},
     "one refresh": {"refresh": 1},
 }
