@@ -6,7 +6,7 @@ from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, moments
 from semu_diffusion.adapter.moments import LeadingMoments, Moments
-from semu_diffusion.adapter.subspace import find_bases, second_moments, truncate_remain
+from semu_diffusion.adapter.subspace import find_bases, second_moments, truncate, truncate_remain
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_leading_part_solves_as_the_whole(narrow, decay):
     damped = C.double() + 1e-2 * C.double().diagonal().mean() * torch.eye(240)
     exact = torch.linalg.solve(damped, B)
     # small directions count most in an inverse, and the sketch knows only their mean
-    forms = (B * found.solve(B, 1e-2)).sum(0) / (B * exact).sum(0)
+    forms = found.whiten(B.T.float(), 1e-2).double().square().sum(1) / (B * exact).sum(0)
     assert forms.min() > 0.6 and forms.max() < 1.4
     lead = found.P[:, -2:]  # what the kept inputs are made of is known well
     torch.testing.assert_close((lead.T @ C @ lead).diagonal(), found.values[-2:], rtol=0.02, atol=0)
@@ -60,7 +60,9 @@ def test_few_rows_are_exact(narrow):
 def test_layers_that_never_fire(narrow):
     found, _ = both(torch.zeros(10, 150))
     G = torch.randn(20, 150)
-    assert found.size == 0 and torch.isfinite(found.solve(G.T.double(), 1e-2)).all()
+    assert found.size == 0 and torch.isfinite(found.whiten(G, 1e-2)).all()
+    basis, plain = truncate_remain(G, found, 0.9, 8, 1e-2), truncate(G, 0.9, 8)
+    torch.testing.assert_close(basis.V @ basis.V.T, plain.V @ plain.V.T)  # nothing to keep
 
 
 def test_the_basis_harms_as_little_as_that_of_the_whole(narrow):

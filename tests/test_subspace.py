@@ -11,10 +11,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, SemuLayer, SemuLinear, find_layers
+from semu_diffusion.adapter.decompose import choose_rank
 from semu_diffusion.adapter.subspace import (
     Basis,
     captured,
-    choose_rank,
     extend,
     find_bases,
     gamma_of,

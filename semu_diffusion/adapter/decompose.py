@@ -100,13 +100,13 @@ def decompose(G: torch.Tensor, gamma: float, max_rank: int | None = None, method
     if G.shape[1] > G.shape[2]:
         return [Basis(b.V, b.S, b.U, b.energy) for b in decompose(G.mT, gamma, max_rank, method)]
     method = choose_method(*G.shape[1:], max_rank) if method == "auto" else method
-    A, size = scaled(G.float())
+    A, size, totals = scaled(G.float())
     found: list[Basis | None] = [None] * len(A)
     for way in {"randomized": (krylov, gram, gram64), "gram": (gram, gram64), "exact": ()}[method]:
         left = [k for k, basis in enumerate(found) if basis is None]
         if left and not (way is gram and 1 - gamma < FINE):
             part = A if len(left) == len(A) else A[left]
-            for k, basis in zip(left, way(part, gamma, max_rank)):
+            for k, basis in zip(left, way(part, gamma, max_rank, totals[left])):
                 found[k] = basis
     left = [k for k, basis in enumerate(found) if basis is None]
     for k, basis in zip(left, exact(A[left], gamma, max_rank) if left else []):
@@ -121,14 +121,15 @@ def energies(A: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(A, dim=2 if A.stride(2) == 1 else 1).double().square().sum(1)
 
 
-def scaled(A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A and 1s, or, where squares would leave fp32's range, A over its largest entries and these (L,)."""
-    total = energies(A)
-    if ((total > 1e-20) & (total < 1e30)).all():
-        return A, torch.ones_like(total)  # no copy of what may be most of the memory
+def scaled(A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A and 1s, or, where squares would leave fp32's range, A over its largest entries and these; and its energies."""
+    totals = energies(A)
+    if ((totals > 1e-20) & (totals < 1e30)).all():
+        return A, torch.ones_like(totals), totals  # no copy of what may be most of the memory
     size = A.abs().amax((1, 2))
     size = torch.where(size > 0, size, 1)
-    return A / size[:, None, None], size
+    A = A / size[:, None, None]
+    return A, size, energies(A)
 
 
 def basis_to(basis: Basis, device: torch.device | str) -> Basis:
@@ -146,20 +147,21 @@ def exact(A: torch.Tensor, gamma: float, max_rank: int | None) -> list[Basis]:
     return bases
 
 
-def gram(A: torch.Tensor, gamma: float, max_rank: int | None, dtype: torch.dtype = torch.float32) -> list[Basis | None]:
+def gram(
+    A: torch.Tensor, gamma: float, max_rank: int | None, totals: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> list[Basis | None]:
     """By A A^T = U S^2 U^T and V = A^T U / S; None where V is not orthogonal enough, S_r being too small for that."""
     B = A.to(dtype)
     values, U = torch.linalg.eigh(gram_matrix(B))  # ascending
     S, U = values.flip(-1).clamp_min(0).sqrt(), U.flip(-1)
     ranks = [choose_rank(s, gamma, max_rank) for s in S]
-    totals = energies(A).tolist()
-    return [finish(u[:, :r], b.T @ u[:, :r], total) for b, u, r, total in zip(B, U, ranks, totals)]
+    return [finish(b, u[:, :r], total) for b, u, r, total in zip(B, U, ranks, totals.tolist())]
 
 
 def gram_matrix(A: torch.Tensor) -> torch.Tensor:
     """A A^T (L, m, m); on the CPU, where it is half of the work, only the blocks on and below the diagonal."""
     m = A.shape[1]
-    step = m if A.is_cuda else max(128, -(-m // 5))
+    step = m if A.is_cuda else max(128, -(-m // 8))
     K = A.new_empty(len(A), m, m)
     for k in range(0, m, step):
         K[:, k:, k : k + step] = A[:, k:] @ A[:, k : k + step].mT
@@ -167,13 +169,14 @@ def gram_matrix(A: torch.Tensor) -> torch.Tensor:
     return K
 
 
-def gram64(A: torch.Tensor, gamma: float, max_rank: int | None) -> list[Basis | None]:
+def gram64(A: torch.Tensor, gamma: float, max_rank: int | None, totals: torch.Tensor) -> list[Basis | None]:
     """`gram` in double precision, which resolves directions down to 1e-5 of the first."""
-    return gram(A, gamma, max_rank, torch.float64)
+    return gram(A, gamma, max_rank, totals, torch.float64)
 
 
-def finish(U: torch.Tensor, VS: torch.Tensor, total: float) -> Basis | None:
-    """The basis of orthonormal U (m, r) and VS = A^T U (n, r); None where either is not what it should be."""
+def finish(A: torch.Tensor, U: torch.Tensor, total: float) -> Basis | None:
+    """The basis of A's left singular vectors U (m, r), with V S = A^T U; None where either is not orthonormal."""
+    VS = A.T @ U  # (n, r)
     S = VS.norm(dim=0)  # (r,)
     V = VS / S
     eye = torch.eye(len(S), dtype=U.dtype, device=U.device)
@@ -183,13 +186,15 @@ def finish(U: torch.Tensor, VS: torch.Tensor, total: float) -> Basis | None:
     return Basis(U.float().contiguous(), S.float(), V.float().contiguous(), energy)
 
 
-def krylov(A: torch.Tensor, gamma: float, max_rank: int | None, seed: int = 0) -> list[Basis | None]:
+def krylov(
+    A: torch.Tensor, gamma: float, max_rank: int | None, totals: torch.Tensor, seed: int = 0
+) -> list[Basis | None]:
     """By block Lanczos: in the span Q of A Omega, K A Omega, K^2 A Omega, ... with K = A A^T, the eigenvectors of
     T = Q^T K Q, which is block tridiagonal.
 
     None where the limit of columns is reached before the energy of the wanted directions stands still.
     """
-    limit, totals = most_columns(A.shape[1], max_rank), energies(A)
+    limit = most_columns(A.shape[1], max_rank)
     b = min(BLOCK, limit)
     omega = torch.randn(A.shape[2], b, generator=torch.Generator().manual_seed(seed)).to(A.device)
     Q, T = A.new_empty(*A.shape[:2], limit), A.new_zeros(len(A), limit, limit)
@@ -217,7 +222,7 @@ def krylov(A: torch.Tensor, gamma: float, max_rank: int | None, seed: int = 0) -
         Y = torch.linalg.qr(Y - Q[:, :, :k] @ (Q[:, :, :k].mT @ Y)).Q  # what rounding left, or fills a deficient block
     w = torch.linalg.eigh(T[:, :k, :k]).eigenvectors.flip(-1)  # (L, k, k)
     tops = [None if r is None else Q[i, :, :k] @ w[i, :, :r] for i, r in enumerate(ranks)]  # (m, r)
-    return [U if U is None else finish(U, A[i].T @ U, totals[i].item()) for i, U in enumerate(tops)]
+    return [U if U is None else finish(A[i], U, totals[i].item()) for i, U in enumerate(tops)]
 
 
 def flat(values: torch.Tensor, totals: torch.Tensor, A: torch.Tensor, max_rank: int | None) -> bool:

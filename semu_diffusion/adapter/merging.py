@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from .config import SemuConfig
+from .decompose import Basis, choose_rank
 from .layer import SemuLayer
-from .subspace import Basis, choose_rank
 from .switch import remove
 from .weights import put_adapter, semu_layers
 

@@ -23,11 +23,11 @@ class LeadingMoments:
     tail: float
     size: float
 
-    def solve(self, B: torch.Tensor, damping: float) -> torch.Tensor:
-        """(C + damping size I)^-1 B for B (n, m), by the formula of Woodbury; float64."""
+    def whiten(self, X: torch.Tensor, damping: float) -> torch.Tensor:
+        """X (C + damping size I)^(-1/2) for X (k, n), by the symmetric root."""
         floor = self.tail + damping * self.size + 1e-30
-        P, values = self.P.double(), self.values.double()
-        return (B - P @ ((values / (values + floor))[:, None] * (P.T @ B))) / floor
+        weights = (self.values.double() + floor).rsqrt() - floor**-0.5  # (k,)
+        return floor**-0.5 * X + (X @ self.P * weights.float()) @ self.P.T
 
 
 class Moments:

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import SemuConfig
-from .decompose import Basis, choose_rank, decompose
+from .decompose import Basis, decompose
 from .layer import SemuLayer, layer_name
 from .model import find_layers
 from .moments import LeadingMoments, Moments
 from .sketch import Sketch, Sums
 
 STACK = 2**25  # most numbers that are worked on together
-CACHED = 2**22  # most of them on a CPU, where they are gone through many times and should stay in its cache
+CACHED = 2**21  # most of them on a CPU, where they are gone through many times and should stay in its cache
 
 
 @contextlib.contextmanager
@@ -58,28 +58,32 @@ def truncate(G: torch.Tensor, gamma: float, max_rank: int | None = None, method:
 
 
 def truncate_remain(
-    G: torch.Tensor, C: torch.Tensor | LeadingMoments, gamma: float, max_rank: int | None, damping: float
+    G: torch.Tensor,
+    C: torch.Tensor | LeadingMoments,
+    gamma: float,
+    max_rank: int | None,
+    damping: float,
+    method: str = "auto",
 ) -> Basis:
     """The basis in the metric of what must be kept: SVD of G C^(-1/2), mapped back by C^(-1/2).
 
     C (n, n) are second moments of the layer's inputs on what must be kept, so tr(D C D^T) is how far an update D
-    moves its outputs there; per unit of that, D = G C^-1 forgets most. The SVD needs only the (m, m) Gram matrix
-    G C^-1 G^T = U S^2 U^T, and V = C^-1 G^T U / S. V is scaled to columns of norm 1 where C is a multiple of I.
+    moves its outputs there; per unit of that, D = G C^-1 forgets most. Any root of C does: with C = L L^T the SVD is
+    that of G L^-T = U S W^T, and V = C^-1 G^T U / S = L^-T W. V is scaled to columns of norm 1 where C is a multiple
+    of I.
     """
-    G = G.double()
     if isinstance(C, LeadingMoments):
-        size, CG = torch.tensor(C.size, dtype=torch.float64), C.solve(G.T, damping)  # (n, m)
+        basis, size = truncate(C.whiten(G, damping), gamma, max_rank, method), C.size
+        V = C.whiten(basis.V.T, damping).T
     else:
-        size = C.diagonal().double().mean()
+        size = C.diagonal().double().mean().item()
         damped = C.double() + (damping * size + 1e-30) * torch.eye(len(C), dtype=torch.float64, device=C.device)
-        CG = torch.cholesky_solve(G.T, torch.linalg.cholesky(damped))  # (n, m)
-    values, U = torch.linalg.eigh(G @ CG)
-    S = values.flip(0).clamp_min(0).sqrt()[: min(G.shape)]
-    r = choose_rank(S, gamma, max_rank)
-    energy = (S[:r].square().sum() / S.square().sum().clamp_min(1e-300)).item()
-    U = U.flip(1)[:, :r]
-    V = CG @ U / S[:r] * size.sqrt()
-    return Basis(U.float().contiguous(), S[:r].float(), V.float().contiguous(), energy)
+        Lt = torch.linalg.cholesky(damped).T
+        A = torch.linalg.solve_triangular(Lt, G.double(), upper=True, left=False)  # (m, n)
+        basis = truncate(A.float(), gamma, max_rank, method)
+        V = torch.linalg.solve_triangular(Lt, basis.V.double(), upper=True)
+    V = V * max(size, 1e-30) ** 0.5  # where nothing kept comes in, C is 0 and the basis is the Euclidean one
+    return Basis(basis.U, basis.S, V.float().contiguous(), basis.energy)
 
 
 def gamma_of(name: str, config: SemuConfig) -> float:
@@ -233,7 +237,7 @@ def all_bases(
     """The bases of gradients (m, n), layers of one shape together; G is emptied on the way, to free its memory."""
     W = lambda name: matrix(layers[name].weight.detach())  # noqa: E731
     if C:
-        return {name: find_basis(name, G.pop(name), W(name), config, C[name]) for name in list(G)}
+        return {name: find_basis(name, G.pop(name), W(name), config, C[name], method) for name in list(G)}
     groups: dict[tuple, list[str]] = {}
     for name, g in G.items():
         groups.setdefault((g.shape, g.device, gamma_of(name, config)), []).append(name)
@@ -285,7 +289,7 @@ def find_basis(
     G = project(G, W.float())
     if C is None:
         return truncate(G, gamma_of(name, config), config.max_rank, method)
-    return truncate_remain(G, C, gamma_of(name, config), config.max_rank, config.damping)
+    return truncate_remain(G, C, gamma_of(name, config), config.max_rank, config.damping, method)
 
 
 def install_bases(model: nn.Module, bases: dict[str, Basis], adapter_name: str = "default") -> None:
