@@ -87,7 +87,7 @@ def most_columns(m: int, max_rank: int | None) -> int:
 def decompose(G: torch.Tensor, gamma: float, max_rank: int | None = None, method: str = "auto") -> list[Basis]:
     """Truncated SVD of each gradient in a stack (L, m, n), fp32: the smallest rank whose energy is >= gamma.
 
-    The energy is that which the basis itself keeps. The randomised way's is at most about 0.3 % below the best of its
+    The energy is that which the basis itself keeps. The randomised way's is at most about 0.5 % below the best of its
     rank; where gamma falls into that difference its rank is one higher than the exact one.
 
     Raises:
