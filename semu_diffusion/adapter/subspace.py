@@ -145,10 +145,11 @@ def hand_over(name: str, weight: nn.Parameter, each: Callable[[str, torch.Tensor
 
 def finite(name: str, grad: torch.Tensor) -> torch.Tensor:
     """The gradient as a matrix in fp32. ValueError where it is not finite."""
-    whole = torch.linalg.vector_norm(grad.float(), dim=-1).isfinite()  # quick; in doubt look at each number
-    if not whole.all() and not grad.isfinite().all():
+    G = matrix(grad).float()
+    rows = torch.linalg.vector_norm(G, dim=1)  # quick; a square may overflow, so in doubt each number is looked at
+    if not rows.isfinite().all() and not G.isfinite().all():
         raise ValueError(f"the forgetting gradient of {name} is not finite; lower the precision's risk with fp32")
-    return matrix(grad).float()
+    return G
 
 
 def patches(layer: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
