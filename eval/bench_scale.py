@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from scale_models import CONFIGS, VARIANTS, inputs, make, merge, restore, shapes
 from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, find_layers
-from semu_diffusion.adapter.decompose import decompose
+from semu_diffusion.adapter.decompose import decompose, side_by_side
 from semu_diffusion.adapter.subspace import all_bases, at_once
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.versions import versions
@@ -115,7 +117,7 @@ def gradient(m: int, n: int, kind: str, generator: torch.Generator, device: str)
 
 
 def exact(stack: torch.Tensor) -> list[torch.Tensor]:
-    """Singular values, and vectors that are thrown away, of every flattened gradient."""
+    """Singular values of every flattened gradient; its vectors are found too, and thrown away."""
     return [torch.linalg.svd(G, full_matrices=False)[1] for G in stack]
 
 
@@ -128,24 +130,30 @@ def published(stack: torch.Tensor, shape: tuple[int, ...]) -> None:
             torch.linalg.svd(G, full_matrices=False)
 
 
-def svd_round(layers: dict[str, tuple[int, ...]], kind: str, rank: int, seed: int, device: str) -> tuple[dict, list]:
-    """Seconds of the three ways over all layers, and what share of the exact energy each of our bases keeps."""
-    groups: dict[tuple[int, ...], int] = {}
-    for shape in layers.values():
-        groups[shape] = groups.get(shape, 0) + 1
-    seconds, kept = {"semu": 0.0, "published": 0.0, "exact": 0.0}, []
-    generator = torch.Generator().manual_seed(seed)
-    for shape, count in groups.items():
-        m, n = shape[0], int(torch.tensor(shape[1:]).prod())
+def stacks(layers: dict[str, tuple[int, ...]], kind: str, seed: int, device: str) -> list[tuple]:
+    """(stack of gradients (L, m, n), shape of their weights) of all layers, in the order and sizes of `all_bases`."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for shape, count in sorted(Counter(layers.values()).items(), key=lambda item: -math.prod(item[0])):
+        m, n = shape[0], math.prod(shape[1:])
         most = at_once(torch.Size((m, n)), torch.device(device))
         for size in [most] * (count // most) + [count % most] * (count % most > 0):
-            stack, bases, values = torch.stack([gradient(m, n, kind, generator, device) for _ in range(size)]), [], []
-            seconds["semu"] += timed(lambda: bases.extend(decompose(stack, GAMMA, rank)))  # noqa: B023
-            seconds["published"] += timed(lambda: published(stack, shape))  # noqa: B023
-            seconds["exact"] += timed(lambda: values.extend(exact(stack)))  # noqa: B023
-            for G, basis, S in zip(stack, bases, values):
-                own = (basis.U.T @ G).square().sum() / S[: basis.rank].square().sum()
-                kept.append({"shape": [m, n], "rank": basis.rank, "of_exact": own.item()})
+            found.append((torch.stack([gradient(m, n, kind, generator, device) for _ in range(size)]), shape))
+    return found
+
+
+def svd_round(layers: dict[str, tuple[int, ...]], kind: str, rank: int, seed: int, device: str) -> tuple[dict, list]:
+    """Seconds of the three ways over all layers, and what share of the exact energy each of our bases keeps."""
+    all_, bases, values, kept = stacks(layers, kind, seed, device), [], [], []
+    ours = lambda part: decompose(part[0], GAMMA, rank)  # noqa: E731
+    seconds = {
+        "semu": timed(lambda: bases.extend(side_by_side(ours, all_, torch.device(device)))),
+        "published": timed(lambda: [published(stack, shape) for stack, shape in all_]),
+        "exact": timed(lambda: values.extend(exact(stack) for stack, _ in all_)),
+    }
+    for (stack, _), found, singular in zip(all_, bases, values):
+        for G, basis, S in zip(stack, found, singular):
+            own = (basis.U.T @ G).square().sum() / S[: basis.rank].square().sum()
+            kept.append({"shape": list(G.shape), "rank": basis.rank, "of_exact": own.item()})
     return seconds, kept
 
 

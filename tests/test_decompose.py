@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from semu_diffusion.adapter import decompose as module
-from semu_diffusion.adapter.decompose import choose_method, decompose, energies, gram, gram64, krylov
+from semu_diffusion.adapter.decompose import choose_method, decompose, energies, gram, gram64, krylov, side_by_side
 
 INDEX = torch.arange(1, 161.0)
 SPECTRA = {
@@ -157,6 +157,20 @@ def test_the_method_follows_the_shape(monkeypatch):
     (basis,) = decompose(torch.randn(1, 160, 900), 0.9, 4)
     assert used == ([1] if choose_method(160, 900, 4) == "randomized" else [])
     assert basis.rank == 4
+
+
+def test_work_side_by_side_keeps_order_and_threads():
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    seen = side_by_side(lambda k: (k, torch.get_num_threads()), list(range(20)), cpu)
+    assert seen == [(k, 1) for k in range(20)] and side_by_side(str, [], cpu) == []
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            side_by_side(lambda k: 1 / k, [1, 0], cpu)
+        assert torch.get_num_threads() == 3
+        assert side_by_side(lambda k: torch.get_num_threads(), [1], torch.device("meta")) == [3]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_an_unknown_method():

@@ -16,13 +16,19 @@ the next more careful one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 METHODS = ("auto", "exact", "gram", "randomized")
 BLOCK = 16  # columns by which the Krylov space grows
 GAIN = 5e-3  # it is done where its last two blocks brought less than this share of the energy; as much may be missing
+MOST = 8  # stacks in work at a time; each takes memory
 SKEW = 1e-3  # most |U^T U - I| and |V^T V - I|
 FINE = 1e-3  # 1 - gamma below which fp32 Gram matrices resolve too little: their rounding is about 1e-4 of the energy
 
@@ -114,6 +120,21 @@ def decompose(G: torch.Tensor, gamma: float, max_rank: int | None = None, method
     for basis, s in zip(found, size):
         basis.S = basis.S * s
     return found
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> list[Result]:
+    """work(item) for all; on a CPU each in one thread, as the small factorisations in it hardly gain from more.
+
+    There the results do not depend on the number of threads.
+    """
+    if device.type != "cpu":
+        return [work(item) for item in items]
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(min(threads, MOST), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)  # the workers' setting is what threads to come would start with
 
 
 def energies(A: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import SemuConfig
-from .decompose import Basis, decompose
+from .decompose import Basis, decompose, side_by_side
 from .layer import SemuLayer, layer_name
 from .model import find_layers
 from .moments import LeadingMoments, Moments
@@ -236,21 +236,28 @@ def all_bases(
     G: dict[str, torch.Tensor], layers: dict[str, nn.Module], config: SemuConfig, C: dict, method: str = "auto"
 ) -> dict[str, Basis]:
     """The bases of gradients (m, n), layers of one shape together; G is emptied on the way, to free its memory."""
-    W = lambda name: matrix(layers[name].weight.detach())  # noqa: E731
+    W = lambda name: matrix(layers[name].weight.detach()).float()  # noqa: E731
+    device, largest = next(iter(G.values())).device, sorted(G, key=lambda name: -G[name].numel())
     if C:
-        return {name: find_basis(name, G.pop(name), W(name), config, C[name], method) for name in list(G)}
+        one = lambda name: (name, find_basis(name, G.pop(name), W(name), config, C[name], method))  # noqa: E731
+        return dict(side_by_side(one, largest, device))
     groups: dict[tuple, list[str]] = {}
-    for name, g in G.items():
-        groups.setdefault((g.shape, g.device, gamma_of(name, config)), []).append(name)
-    bases = {}
-    for (shape, device, gamma), names in groups.items():
-        size = at_once(shape, device)
-        for part in (names[k : k + size] for k in range(0, len(names), size)):
-            stack = torch.empty(len(part), *shape, device=device)
-            for name, out in zip(part, stack):
-                project(G.pop(name), W(name).float(), out)
-            bases |= zip(part, decompose(stack, gamma, config.max_rank, method))
-    return bases
+    for name in largest:
+        groups.setdefault((G[name].shape, G[name].device, gamma_of(name, config)), []).append(name)
+    parts = []
+    for (shape, place, gamma), names in groups.items():
+        size = at_once(shape, place)
+        parts += [(names[k : k + size], gamma) for k in range(0, len(names), size)]
+
+    def of_part(part: tuple[list[str], float]) -> list[tuple[str, Basis]]:
+        names, gamma = part
+        first = G[names[0]]
+        stack = torch.empty(len(names), *first.shape, device=first.device)  # (L, m, n)
+        for name, out in zip(names, stack):
+            project(G.pop(name), W(name), out)
+        return list(zip(names, decompose(stack, gamma, config.max_rank, method)))
+
+    return {name: basis for found in side_by_side(of_part, parts, device) for name, basis in found}
 
 
 def streamed_bases(
