@@ -237,7 +237,8 @@ def all_bases(
 ) -> dict[str, Basis]:
     """The bases of gradients (m, n), layers of one shape together; G is emptied on the way, to free its memory."""
     W = lambda name: matrix(layers[name].weight.detach()).float()  # noqa: E731
-    device, largest = next(iter(G.values())).device, sorted(G, key=lambda name: -G[name].numel())
+    largest = sorted(G, key=lambda name: -G[name].numel())
+    device = G[largest[0]].device if G else torch.device("cpu")
     if C:
         one = lambda name: (name, find_basis(name, G.pop(name), W(name), config, C[name], method))  # noqa: E731
         return dict(side_by_side(one, largest, device))
