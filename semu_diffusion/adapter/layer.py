@@ -164,7 +164,7 @@ class SemuConv2d(SemuLayer):
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         conv = self.get_base_layer()
         V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
-        down = V.T.reshape(-1, *conv.weight.shape[1:])
+        down = V.T.reshape(-1, *conv.weight.shape[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)
         return F.conv2d(conv._conv_forward(x, down, None), UR[:, :, None, None], groups=conv.groups)
