@@ -272,17 +272,21 @@ def measured_bases(svd: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def measured_passes(step: dict, inference: dict) -> list[str]:
-    """Training steps and forward passes, as multiples of each other."""
+def measured_steps(step: dict) -> list[str]:
+    """Training steps, as multiples of SEMU's."""
     names = {"lora": "a PEFT LoRA of the same ranks", "full": "full fine-tuning of the same layers",
              "full with live teacher": "the same with a live teacher",
              "published": "W + U R Vᵀ built in each forward"}  # fmt: skip
     lines = head("SEMU's training step over", "ratio", "extra memory", "of SEMU")
-    for name in ("lora", "full", "full with live teacher", "published"):
+    for name, shown in names.items():
         size = gb(step["extra_bytes"][name]) if name in step["extra_bytes"] else ""
-        lines.append(row(names[name], ratio(step["semu_over"][name]), size, gb(step["extra_bytes"]["semu"])))
-    over = inference["over"]
-    lines += ["", *head("a forward pass", "over the base", "over LoRA")]
+        lines.append(row(shown, ratio(step["semu_over"][name]), size, gb(step["extra_bytes"]["semu"])))
+    return [*lines, "", "Extra memory is what a training step takes beyond what a forward pass had taken before."]
+
+
+def measured_inference(over: dict) -> list[str]:
+    """Forward passes, as multiples of each other."""
+    lines = head("a forward pass", "over the base", "over LoRA")
     for name, shown in (("semu", "with SEMU"), ("semu merged", "SEMU merged"), ("base again", "the base, once more")):
         lines.append(row(shown, ratio(over[name]["base"]), ratio(over[name]["lora"])))
     return lines
@@ -307,8 +311,9 @@ def measured(scale: dict) -> list[str]:
     ]  # fmt: skip
     if "svd" in scale:
         out += [*measured_bases(scale["svd"]), ""]
+    out += [*measured_steps(step), ""]
     if "inference" in scale:
-        out += [*measured_passes(scale["step"], scale["inference"]), ""]
+        out += [*measured_inference(scale["inference"]["over"]), ""]
     return out + ([measured_run(scale["cli"]), ""] if "cli" in scale else [])
 
 

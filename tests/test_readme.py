@@ -71,3 +71,16 @@ def test_figures_are_those_of_the_results_files():
     ):
         assert form.format(f"{at_once[way]['UA']:.1f}", f"{at_once[way]['IRA_change']:.1f}") in words
     assert all(f"--{k.replace('_', '-')} {v}" in words for k, v in many["joint_options"].items())
+
+
+def test_costs_are_those_of_the_results_file():
+    scale = json.loads((ROOT / "eval" / "results" / "scale.json").read_text())
+    words, svd, step = " ".join(README.split()), scale["svd"], scale["step"]["semu_over"]
+    for kind in ("decaying", "random"):
+        times = [f"{1 / svd[kind]['semu_over'][way]['median']:.0f} times" for way in ("exact", "published")]
+        assert f"{svd[kind]['seconds']['semu']['median']:.0f} s on {kind} gradients" in words
+        assert f"{times[0]} quicker than exact SVDs and {times[1]} quicker than the published procedure" in words
+    ways = (("lora", "a LoRA of the same ranks"), ("full", "full fine-tuning"), ("published", "the published forward"))
+    for way, name in ways:
+        assert f"{step[way]['median']:.2f} of {name}" in words
+    assert f"{scale['cli']['peak_memory_mb'] / 1000:.1f} GB" in words
