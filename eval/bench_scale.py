@@ -12,6 +12,7 @@ so that what else the machine does hits all alike. Each section replaces its own
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import math
@@ -23,7 +24,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,6 +40,7 @@ from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.versions import versions
 
 GAMMA = 0.9
+PASSES = ("base", "semu", "lora", "semu merged", "base again")
 
 
 # ----------------------------------------------------------------------------------------------- measuring
@@ -239,33 +242,38 @@ def bench_step(args: argparse.Namespace) -> dict:
     }
 
 
-def bench_inference(args: argparse.Namespace) -> dict:
-    """Forward passes of the base, with SEMU and with LoRA, merged and not."""
-    model = make(args.size, args.device, sample_size=args.latents)
-    call = inputs(args.size, model, args.batch, args.device)
-
-    def seconds() -> float:
-        with torch.no_grad():
-            call(model)
-            return statistics.median(timed(lambda: call(model)) for _ in range(args.steps))
-
-    seconds()  # the first calls pay for memory that the later ones find
-    rounds = []
-    for _ in range(args.rounds):
-        row = {"base": seconds()}
-        VARIANTS["semu"](model, args.rank)
-        row["semu"] = seconds()
+@contextmanager
+def dressed(model: nn.Module, name: str, rank: int) -> Iterator[None]:
+    """The model as a variant of itself, "semu merged" with its adapter merged; put back afterwards."""
+    variant, _, state = name.partition(" ")
+    if variant in VARIANTS:
+        VARIANTS[variant](model, rank)
+    if state == "merged":
         merge(model)
-        row["semu merged"] = seconds()
+    yield
+    if state == "merged":
         unmerge(model)
-        restore(model)
-        VARIANTS["lora"](model, args.rank)
-        row["lora"] = seconds()
-        restore(model)
-        row["base again"] = seconds()  # how far the machine itself wanders
-        rounds.append(row)
-        print(row, flush=True)
-    over = {name: ratios(rounds, name) for name in ("semu", "semu merged", "base again")}
+    restore(model)
+
+
+def bench_inference(args: argparse.Namespace) -> dict:
+    """Forward passes of the base, with SEMU and with LoRA, merged and not; the base twice, to see the noise."""
+    model = make(args.size, args.device, sample_size=args.latents)
+    call = functools.partial(inputs(args.size, model, args.batch, args.device), model)
+
+    @torch.no_grad()
+    def seconds(name: str) -> float:
+        with dressed(model, name, args.rank):
+            call()  # the first call pays for memory that the later ones find
+            return statistics.median(timed(call) for _ in range(args.steps))
+
+    rounds: list[dict[str, float]] = []
+    seconds("base")
+    for _ in range(args.rounds):
+        there, back = ([(name, seconds(name)) for name in names] for names in (PASSES, PASSES[::-1]))
+        rounds.append({name: (s + dict(back)[name]) / 2 for name, s in there})  # a steady drift falls out
+        print(rounds[-1], flush=True)
+    over = {name: ratios(rounds, name) for name in PASSES[1:] if name != "lora"}
     return {"latents": args.latents, "batch": args.batch, "rank": args.rank, "seconds": table(rounds), "over": over}
 
 

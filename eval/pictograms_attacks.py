@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -99,7 +98,7 @@ def main() -> None:
     head = {"command": command(), "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads),
             "protocol": {"model": model, "attacks": args.attack or list(ATTACKS), "budget": asdict(budget),
-                         "attack": json.loads(json.dumps(asdict(config)))}}  # fmt: skip
+                         "attack": asdict(config)}}  # fmt: skip
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
     jobs = [Job("attack", m, c, 0, hyper[m]) for c in args.concept or TARGETS for m in methods]

@@ -112,8 +112,8 @@ def resumed(path: Path, head: dict, keys: Iterable[str]) -> dict:
     Raises:
         SystemExit: it has something else than `head` under one of these keys; measured rows are not written over.
     """
-    old = read_json(path)
-    name = next((difference(key, old.get(key), head[key]) for key in keys if old and old.get(key) != head[key]), None)
+    old, new = read_json(path), json.loads(json.dumps(head))  # as it would come back: lists for tuples
+    name = next((difference(key, old.get(key), new[key]) for key in keys if old and old.get(key) != new[key]), None)
     if name:
         raise SystemExit(f"error: {path} was made with another {name}; give another --output, or remove it")
     return old

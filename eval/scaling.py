@@ -31,7 +31,6 @@ GPUS = (1, 8, 64)
 PEAK, SHARE = 989e12, 0.4  # assumed: dense bf16 of an H100 SXM by its data sheet, and how much of it is reached
 AT_ONCE = 8  # most records of a step that run together on a GPU; --accumulate does the rest
 COLUMNS = 64  # of the gradient's sketches
-SPREAD = ("min", "median", "max")
 
 
 @dataclass
@@ -248,7 +247,7 @@ def checked(scale: dict) -> list[str]:
 
 def ratio(value: dict[str, float], invert: bool = False) -> str:
     """A median with its spread over the rounds; inverted for what is faster by that factor."""
-    low, mid, high = (1 / value[k] if invert else value[k] for k in (("max", "median", "min") if invert else SPREAD))
+    low, mid, high = sorted(1 / v if invert else v for v in value.values())
     digits = 1 if invert else 2
     return f"{mid:.{digits}f}× ({low:.{digits}f} to {high:.{digits}f})"
 

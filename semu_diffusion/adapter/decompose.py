@@ -70,12 +70,17 @@ def choose_method(m: int, n: int, max_rank: int | None) -> str:
     if max_rank is None or 4 * max_rank > m:
         return "gram"
     k = expected_columns(m, max_rank)
-    passes = min(10 * m * n * k, gram_price(m, n, k))
-    return "randomized" if passes + 8 * m * k**2 + 20 * k**3 < m**2 * n + 20 * m**3 else "gram"
+    products = min(passes_price(m, n, k), gram_price(m, n, k))
+    return "randomized" if products + 8 * m * k**2 + 20 * k**3 < m**2 * n + 20 * m**3 else "gram"
+
+
+def passes_price(m: int, n: int, k: int) -> int:
+    """Of products with the gradient and its transpose for k columns; thin ones run at less than half the speed."""
+    return 10 * m * n * k
 
 
 def gram_price(m: int, n: int, k: int) -> int:
-    """Of half a Gram matrix and its products with k columns; thin products run at half the speed of square ones."""
+    """Of half a Gram matrix and its products with k columns, in the same unit."""
     return m**2 * n + 4 * m**2 * k
 
 
@@ -215,7 +220,7 @@ def krylov(
 
     None where the limit of columns is reached before the energy of the wanted directions stands still.
     """
-    limit = most_columns(A.shape[1], max_rank)
+    limit, energy = most_columns(A.shape[1], max_rank), totals.tolist()
     b = min(BLOCK, limit)
     omega = torch.randn(A.shape[2], b, generator=torch.Generator().manual_seed(seed)).to(A.device)
     Q, T = A.new_empty(*A.shape[:2], limit), A.new_zeros(len(A), limit, limit)
@@ -230,7 +235,7 @@ def krylov(
             T[:, new, old] = T[:, old, new].mT
         if k in (b, 2 * b, 4 * b) or (k % (2 * b) == 0 and k > 4 * (max_rank or b)) or k + b > limit:
             values = torch.linalg.eigvalsh(T[:, :k, :k]).flip(-1).clamp_min(0)  # (L, k)
-            ranks = settled(values, before, totals.tolist(), gamma, max_rank)
+            ranks = settled(values, before, energy, gamma, max_rank)
             if None not in ranks or k + b > limit:
                 break
             if K is None and flat(values, totals, A, max_rank):
@@ -243,7 +248,7 @@ def krylov(
         Y = torch.linalg.qr(Y - Q[:, :, :k] @ (Q[:, :, :k].mT @ Y)).Q  # what rounding left, or fills a deficient block
     w = torch.linalg.eigh(T[:, :k, :k]).eigenvectors.flip(-1)  # (L, k, k)
     tops = [None if r is None else Q[i, :, :k] @ w[i, :, :r] for i, r in enumerate(ranks)]  # (m, r)
-    return [U if U is None else finish(A[i], U, totals[i].item()) for i, U in enumerate(tops)]
+    return [U if U is None else finish(A[i], U, energy[i]) for i, U in enumerate(tops)]
 
 
 def flat(values: torch.Tensor, totals: torch.Tensor, A: torch.Tensor, max_rank: int | None) -> bool:
@@ -251,7 +256,7 @@ def flat(values: torch.Tensor, totals: torch.Tensor, A: torch.Tensor, max_rank: 
     that its Gram matrix is cheaper than to go through A for each of them."""
     m, n = A.shape[1:]
     left = expected_columns(m, max_rank) - values.shape[1]
-    return (values.sum(1) < totals / 4).all().item() and gram_price(m, n, left) < 10 * m * n * left
+    return (values.sum(1) < totals / 4).all().item() and gram_price(m, n, left) < passes_price(m, n, left)
 
 
 def settled(
