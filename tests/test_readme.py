@@ -83,4 +83,8 @@ def test_costs_are_those_of_the_results_file():
     ways = (("lora", "a LoRA of the same ranks"), ("full", "full fine-tuning"), ("published", "the published forward"))
     for way, name in ways:
         assert f"{step[way]['median']:.2f} of {name}" in words
+    over = scale["inference"]["over"]
+    merged, again = (over[way]["base"]["median"] for way in ("semu merged", "base again"))
+    assert f"A forward pass takes {over['semu']['lora']['median']:.2f} of that LoRA's" in words
+    assert f"({merged:.2f}, where the base measured twice differs by {again:.2f})" in words
     assert f"{scale['cli']['peak_memory_mb'] / 1000:.1f} GB" in words
