@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from peers.classification import PEERS, Budget, bill
+from peers.classification.common import hits
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
@@ -33,6 +34,7 @@ from semu_diffusion.classification import (
 )
 from semu_diffusion.classification.comparison import Parts
 from semu_diffusion.classification.data import Data, draw_apart, labels_of, mirrored
+from semu_diffusion.classification.unlearning import less_trained
 from semu_diffusion.metrics.membership import true_confidence
 
 SETTINGS = {"random10": 0.1, "random50": 0.5, "class": None}  # name -> share of the training set, None: one class
@@ -163,7 +165,7 @@ def train_model(options: Options, name: str, threads: int = 1) -> str:
         fit(model, examples, options.epochs, options.lr, options.batch_size, augment=data.augment, seed=seed)
     seconds = time.time() - started
     judged = {k: confidence(model, part) for k, part in (("train", data.train), ("test", data.test))}
-    unseen = confidence(model, data.held_out).mean().item()
+    unseen = hits(model, data.held_out)
     temporary = folder.with_name(f"{name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     save_classifier(model.cpu(), temporary)
@@ -203,10 +205,11 @@ def shadows_of(options: Options, parts: Parts) -> list[tuple[Tensor, Tensor]]:
 
 
 def budget_of(options: Options, setting: str, parts: Parts, alone: bool, unseen: float | None = None) -> Budget:
-    """The same for every method of a table."""
+    """The same for every method of a table; `unseen` is the original's accuracy on unseen data."""
     whole = ConcatDataset([parts.forget, parts.retain])
     examples = options.forget_passes * len(parts.forget) if alone else options.passes * len(whole)
-    return Budget(examples, options.batch_size, parts.data.augment, SETTINGS[setting] is None, unseen)
+    expected = unseen and less_trained("accuracy", unseen, len(parts.forget) / len(whole))
+    return Budget(examples, options.batch_size, parts.data.augment, SETTINGS[setting] is None, expected)
 
 
 def run_row(options: Options, job: dict, threads: int = 1) -> dict:

@@ -142,7 +142,9 @@ def page(results: dict, images: list[str]) -> str:
     parts.append(
         "Hyper-parameters: four candidates per method, chosen by the average gap to Retrain on another seed (another "
         "model and split) with the validation set in place of the test set. GA, RL and SalUn are offered SEMU's stop "
-        "rule, which needs one number: the original's mean confidence on unseen data. ± is half of Student's 95 % "
+        "rule, which needs two numbers: the original's accuracy on unseen data and the share of the training data "
+        "that is forgotten (from which it expects Retrain's accuracy, by the learning curve of Hestness et al., arXiv "
+        "1712.00409). ± is half of Student's 95 % "
         "interval over the seeds.\n\n"
         "UA: % of the forget set misclassified. RA, TA: accuracy on the remaining and the test data. MIA: % of the "
         "forget set that SalUn's SVC takes for non-members. Average gap: mean distance of these four to Retrain's. KL: "

@@ -270,8 +270,8 @@ def test_forgets_the_class_keeps_the_rest_and_is_off_exactly(net, trained, train
     result = unlearn(net, forget, held_out=held_out, whole_class=True, **options)
     assert hits(trained, forget) > 0.9 and hits(net, forget) == 0 and hits(net, retain) > 0.6
     assert result.facts["stop"] | {"epochs": 0} == {
-        "rule": "confidence", "compared_with": "whole class", "target": 0.01, "reached": True, "epochs": 0,
-        "value": result.history[-1]["confidence"],
+        "rule": "accuracy", "compared_with": "whole class", "target": 0.01, "reached": True, "epochs": 0,
+        "value": result.history[-1]["accuracy"],
     }  # fmt: skip
     with adapter_off(net):
         assert torch.equal(predict(net, train), predict(trained, train))
@@ -316,6 +316,18 @@ def test_stops_where_the_forget_set_is_like_unseen_data(net, trained, train, hel
     far = -1 if stop == "loss" else 1  # the target is just met: one example, or a little of the mean
     assert -0.03 <= far * (found["value"] - unseen[stop]) <= 1e-9
     assert found["value"] == last[stop]
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"), [("accuracy", lambda v: 1 - 2**0.3 * (1 - v)), ("loss", lambda v: 2**0.3 * v)]
+)
+def test_half_the_data_forgotten_the_stop_rule_expects_less_of_unseen_data(net, train, held_out, stop, expected):
+    forget = Subset(train, random_split(train.y, 0.2).forget)
+    options = QUICK | {"epochs": 1, "stop": stop, "geometry": "euclidean"}
+    whole, half = (unlearn(copy.deepcopy(net), forget, held_out=held_out, share=s, **options) for s in (None, 0.5))
+    assert half.facts["stop"]["target"] == pytest.approx(expected(whole.facts["stop"]["target"]))
+    given = unlearn(net, forget, share=0.5, target=0.5, **options)
+    assert given.facts["stop"]["target"] == 0.5
 
 
 def test_without_held_out_data_the_forget_sets_own_copies_are_unseen(net, train):
@@ -419,6 +431,7 @@ class Maps(Net):
         (dict(model=Broken()), r"logits are not finite \(NaN or infinite\) for 1 of 1 inputs"),
         (dict(model=Maps()), r"must return logits \(batch, classes\), got \(1, 8, 6, 6\)"),
         (dict(gamma=0.0), r"gamma must be in \(0, 1\]"),
+        (dict(share=1.0), r"share must be in \[0, 1\)"),
         (dict(stop="soon"), "stop must be one of confidence, accuracy, loss, never"),
         (dict(geometry="flat"), "geometry must be euclidean or remain"),
         (dict(alpha=float("nan")), "alpha must not be negative"),

@@ -48,8 +48,9 @@ def test_likely_labels_keep_more_of_the_ranking(trained, train):
     ranking = before[others].view(len(forget), -1).log_softmax(1)
     for labels in ("uniform", "likely"):
         model = copy.deepcopy(trained)
-        options = {"epochs": 60, "lr": 0.03, "batch_size": 16, "max_rank": 8, "geometry": "euclidean"}
-        result = unlearn(model, forget, target=0.6, labels=labels, **options)
+        options = {"epochs": 60, "lr": 0.03, "batch_size": 16, "max_rank": 8, "geometry": "euclidean",
+                   "gradient": "random"}  # fmt: skip
+        result = unlearn(model, forget, stop="confidence", target=0.6, labels=labels, **options)
         assert result.facts["stop"]["reached"] and result.facts["stop"]["compared_with"] == "the given target"
         logits = predict(model, forget)
         assert 0.55 < true_confidence(logits, labels_of(forget)).mean() <= 0.6 + 1e-9

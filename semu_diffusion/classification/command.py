@@ -39,6 +39,8 @@ def classify(
     gamma: Annotated[float, typer.Option(help=HELP["gamma"])] = DEFAULT.gamma,
     max_rank: Annotated[int, typer.Option(help=HELP["max_rank"])] = DEFAULT.max_rank,
     geometry: Annotated[str, typer.Option(help=HELP["geometry"])] = DEFAULT.geometry,
+    damping: Annotated[float, typer.Option(help=HELP["damping"])] = DEFAULT.damping,
+    gradient: Annotated[str, typer.Option(help=HELP["gradient"])] = DEFAULT.gradient,
     epochs: Annotated[int, typer.Option(help=HELP["epochs"])] = DEFAULT.epochs,
     lr: Annotated[float, typer.Option(help=HELP["lr"])] = DEFAULT.lr,
     batch_size: Annotated[int, typer.Option(help=HELP["batch_size"])] = DEFAULT.batch_size,
@@ -55,7 +57,8 @@ def classify(
     semu classify --forget-class 3
     """
     options = dict(alpha=alpha, gamma=gamma, max_rank=max_rank, geometry=geometry, epochs=epochs, lr=lr)
-    options |= dict(labels=labels, target=target, batch_size=batch_size, stop=stop, seed=seed)
+    options |= dict(damping=damping, gradient=gradient, labels=labels, target=target, stop=stop)
+    options |= dict(batch_size=batch_size, seed=seed)
     config = UnlearnConfig(**options)
     if sum(way not in (None, []) for way in (forget_fraction, forget_class, forget_index)) > 1:
         raise ValueError("give one of --forget-fraction, --forget-class and --forget-index")

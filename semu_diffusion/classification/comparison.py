@@ -82,7 +82,8 @@ def compare(
         stage, row: Told of each stage (name, epochs) and each epoch.
     """
     training, config = training or Training(), config or UnlearnConfig(alpha=0.0)
-    config = UnlearnConfig(**{**config.to_dict(), "whole_class": bool(split.classes)})
+    share = len(split.forget) / len(data.train)
+    config = UnlearnConfig(**{**config.to_dict(), "whole_class": bool(split.classes), "share": share})
     parts, fresh = Parts(data, split), copy.deepcopy(model)
 
     def trained(name: str, examples: Dataset) -> tuple[nn.Module, float]:

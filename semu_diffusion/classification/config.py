@@ -28,7 +28,7 @@ class UnlearnConfig:
     max_rank: int = option(16, "Most directions per layer.")
     geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
     damping: float = option(1e-2, "Damping of the remain geometry, relative.")
-    gradient: str = option("random", f"Labels of the gradient that gives the basis: {', '.join(GRADIENTS)}.")
+    gradient: str = option("true", f"Labels of the gradient that gives the basis: {', '.join(GRADIENTS)}.")
     # training
     labels: str = option(
         "likely", "Random labels: uniform among the other classes, or likely (drawn as the model itself ranks them)."
@@ -36,9 +36,14 @@ class UnlearnConfig:
     epochs: int = option(60, "Most passes over the forget set.")
     lr: float = option(1e-2, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(64, "Forgotten, and as many kept, examples per step.")
-    stop: str = option("confidence", f"What of the forget set is to reach that of unseen data: {', '.join(STOPS)}.")
+    stop: str = option("accuracy", f"What of the forget set is to reach that of unseen data: {', '.join(STOPS)}.")
     target: float | None = option(
         None, "Value of what --stop names to stop at, e.g. the model's known accuracy (0..1) on unseen data."
+    )
+    share: float | None = option(
+        None,
+        "Share of the training data that is forgotten, if known: unseen data are expected to look as they would "
+        "to a model that was trained without it.",
     )
     seed: int = option(0, "Seed of labels, batches and augmentation.")
 
@@ -57,6 +62,7 @@ class UnlearnConfig:
             (self.stop in STOPS, f"stop must be one of {', '.join(STOPS)}"),
             (self.labels in LABELS, f"labels must be one of {', '.join(LABELS)}"),
             (self.target is None or self.reachable(), "target must be in [0, 1], for stop loss at least 0"),
+            (self.share is None or 0 <= self.share < 1, "share must be in [0, 1)"),
             (self.target is None or not self.whole_class, "target is not for whole classes: none of them stays"),
         )
         require(checks)

@@ -27,6 +27,7 @@ PACKAGES = ("semu-diffusion", "torch", "peft", "transformers", "scikit-learn", "
 KEPT = 256  # inputs that the remain geometry looks at
 MEASURED = 2048  # most examples over which the stop rule is measured
 NAMED = 0.01  # share of a wholly forgotten class, and of its augmented copies, that may still be named
+LEARNING = 0.3  # errors fall as N^-0.3 with N training examples (image classifiers; Hestness et al., arXiv 1712.00409)
 HALVINGS = 6  # of the last epoch's way, to end where the stop rule is met
 
 
@@ -68,8 +69,9 @@ def unlearn(
     The whole net is in eval mode all along: BatchNorm statistics stay, there is no dropout. Without retain data
     nothing else of the training data is looked at: the stop rule compares the forget set with the held-out set, or,
     without one, with its own augmented copies. Where the model was trained on such copies they are no unseen data and
-    the rule would stop too soon: give `target`, a number known from training, instead. `facts["stop"]` and
-    `facts["geometry_inputs"]` say what was used.
+    the rule would stop too soon: give `target`, a number known from training, instead. With `share` the rule expects
+    of unseen data what a model trained without the forget set would make of it, from the learning curve of image
+    classifiers. `facts["stop"]` and `facts["geometry_inputs"]` say what was used.
 
     Args:
         model: Returns logits (B, C) or an output with `.logits`; has Linear or Conv2d layers.
@@ -215,7 +217,7 @@ class Unlearner:
         if self.config.target is not None:
             return self.config.target
         # The adapter is injected with R = 0, so this is the base model.
-        return self.measure(self.unseen)[self.config.stop]
+        return less_trained(self.config.stop, self.measure(self.unseen)[self.config.stop], self.config.share or 0.0)
 
     def loss_of_none(self) -> float:
         """The loss of a uniform guess."""
@@ -272,6 +274,12 @@ class Unlearner:
             low, high = (low, middle) if self.met(self.measure(self.measured), target) else (middle, high)
         go(high)
         return high
+
+
+def less_trained(rule: str, value: float, share: float) -> float:
+    """What accuracy, confidence or loss on unseen data becomes in a model trained without this share of the data."""
+    growth = (1 - share) ** -LEARNING
+    return value * growth if rule == "loss" else 1 - (1 - value) * growth
 
 
 def check_inputs(model: nn.Module, forget: Dataset, retain: Dataset | None, held_out: Dataset | None) -> Tensor:

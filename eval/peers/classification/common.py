@@ -18,7 +18,6 @@ from semu_diffusion.classification.data import Augment, batches, labels_of, shif
 from semu_diffusion.classification.losses import logits_of
 from semu_diffusion.classification.training import device_of
 from semu_diffusion.classification.unlearning import NAMED, augmented
-from semu_diffusion.metrics.membership import true_confidence
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Budget:
         batch_size: Examples per step.
         augment: For training batches; None leaves them as they are.
         whole_class: The forget set is all there is of its classes.
-        unseen: Mean confidence of the original in the true label of examples it never saw. A number that is known
-            from its training; no data comes with it.
+        unseen: Accuracy that Retrain is expected to have on examples it never saw, in [0, 1], from that of the original
+            and the share of data that is forgotten. Numbers known from training; no data comes with them.
     """
 
     examples: int
@@ -153,16 +152,15 @@ def count_batches(data: Dataset, budget: Budget) -> int:
 def forgotten_enough(model: nn.Module, forget: Dataset, budget: Budget, seed: int) -> Callable[[], bool] | None:
     """The stop rule of SEMU, offered to every method that only sees the forget set; None where nothing is known.
 
-    A part of the data: its mean confidence has fallen to that of unseen data. Whole classes: at most 1 % of the forget
-    set and of its augmented copies are still named.
+    A part of the data: its accuracy has fallen to that expected of unseen data. Whole classes: at most 1 % of the
+    forget set and of its augmented copies are still named.
     """
     if budget.whole_class:
         copies = augmented(forget, budget.augment or shifted, seed)
         return lambda: all(hits(model, part) <= NAMED for part in (forget, copies))
     if budget.unseen is None:
         return None
-    labels = labels_of(forget)
-    return lambda: true_confidence(predict(model, forget), labels).mean().item() <= budget.unseen
+    return lambda: hits(model, forget) <= budget.unseen
 
 
 def hits(model: nn.Module, data: Dataset) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from semu_diffusion.classification import unlearn as semu_unlearn
+from semu_diffusion.classification.config import GRADIENTS, LABELS
 
 from .common import Budget, Peer
 
@@ -31,6 +32,7 @@ def unlearn(
         "whole_class": budget.whole_class,
         "epochs": budget.passes(per_epoch, spent=len(forget)),
         "batch_size": budget.batch_size,
+        "stop": "accuracy",
         "target": None if budget.whole_class else budget.unseen,
         "geometry": geometry,
         **({"augment": budget.augment} if budget.augment else {}),
@@ -38,7 +40,7 @@ def unlearn(
     return semu_unlearn(model, forget, retain, seed=seed, **{**options, **hyper}).model
 
 
-GRID = tuple({"lr": lr, "labels": labels} for lr in (1e-2, 3e-2) for labels in ("uniform", "likely"))
+GRID = tuple({"labels": labels, "gradient": gradient} for labels in LABELS for gradient in GRADIENTS)
 PEERS = tuple(
     Peer(name, partial(unlearn, geometry=geometry), "arXiv 2502.07587", "the forget set", grid=GRID, alone=GRID)
     for name, geometry in (("SEMU", "euclidean"), ("SEMU remain", "remain"))
