@@ -293,6 +293,18 @@ def test_retain_data_keep_more(trained, train):
     assert kept[1] < kept[0]
 
 
+def test_a_class_beside_retain_data_takes_all_epochs_for_the_rest_to_recover(net, train):
+    split = class_split(train.y, 3)
+    forget, rest = Subset(train, split.forget), Subset(train, split.retain)
+    options = QUICK | {"epochs": 30, "geometry": "euclidean", "whole_class": True}
+    alone = unlearn(copy.deepcopy(net), forget, **options)
+    result = unlearn(net, forget, rest, **options)
+    assert alone.facts["stop"]["reached"] and len(alone.history) < 30 == len(result.history)
+    assert result.facts["stop"]["reached"] and hits(net, forget) <= 0.01 and hits(net, rest) == 1
+    slow = abs(result.history[-1]["loss"] - result.history[-2]["loss"])  # the learning rate has fallen to almost 0
+    assert slow < 0.05 * abs(result.history[-1]["loss"] - result.history[0]["loss"])
+
+
 def test_alpha_zero_leaves_the_retain_set_to_the_geometry(net, train):
     split = random_split(train.y, 0.2)
     result = unlearn(net, Subset(train, split.forget), Subset(train, split.retain), alpha=0, **QUICK)

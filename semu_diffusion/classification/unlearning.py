@@ -71,7 +71,8 @@ def unlearn(
     without one, with its own augmented copies. Where the model was trained on such copies they are no unseen data and
     the rule would stop too soon: give `target`, a number known from training, instead. With `share` the rule expects
     of unseen data what a model trained without the forget set would make of it, from the learning curve of image
-    classifiers. `facts["stop"]` and `facts["geometry_inputs"]` say what was used.
+    classifiers. A whole class with retain data takes all epochs, the learning rate falling along a cosine: it cannot be
+    forgotten too much, and the rest recovers. `facts["stop"]` and `facts["geometry_inputs"]` say what was used.
 
     Args:
         model: Returns logits (B, C) or an output with `.logits`; has Linear or Conv2d layers.
@@ -144,6 +145,8 @@ class Unlearner:
             self.unseen, self.unseen_about = None, "the given target"
         else:
             self.unseen, self.unseen_about = next((d, about) for d, about in choices[1:] if d)
+        # A class cannot be forgotten too much: where retain data are at hand the rest recovers in all epochs.
+        self.to_the_end = config.whole_class and self.retain is not None
         self.history: list[dict] = []
 
     # ------------------------------------------------------------------------------------------- basis
@@ -195,7 +198,9 @@ class Unlearner:
         rule = self.config.stop
         target = None if rule == "never" else self.target()
         optimizer = torch.optim.Adam(param_groups(self.model, self.config.lr), betas=(0.9, 0.99))
-        weights = [group["params"][0] for group in optimizer.param_groups]
+        steps = self.config.epochs * -(-len(self.forget) // self.config.batch_size)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if self.to_the_end else None
+        weights, good = [group["params"][0] for group in optimizer.param_groups], None
         with eval_mode(self.model):
             for epoch in range(self.config.epochs):
                 before = [R.detach().clone() for R in weights]
@@ -206,9 +211,16 @@ class Unlearner:
                 self.history.append(row)
                 report(row)
                 if met:
-                    break
+                    good = row, [R.detach().clone() for R in weights]
+                    if not self.to_the_end:
+                        break
+        if good and not met:  # the rest recovered, and something of the class with it: back to the last good epoch
+            row, met = good[0], True
+            with torch.no_grad():
+                for R, kept in zip(weights, good[1]):
+                    R.copy_(kept)
         stop = {"rule": rule, "compared_with": self.unseen_about, "target": target, "reached": met}
-        return {**stop, "value": row.get(rule), "epochs": epoch + 1}
+        return {**stop, "value": row.get(rule), "epochs": row["epoch"]}
 
     def target(self) -> float:
         """Where to stop: the untouched model's value on unseen data; for a whole class, hardly one named."""
@@ -237,6 +249,8 @@ class Unlearner:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if self.schedule:
+                self.schedule.step()
             for key, value in {"training_loss": loss.item(), **row}.items():
                 parts[key] = parts.get(key, 0.0) + value * len(index) / len(self.forget)
         return parts

@@ -31,7 +31,7 @@ def unlearn(
         "alpha": 0.0 if retain is None else 1.0,
         "whole_class": budget.whole_class,
         "epochs": budget.passes(per_epoch, spent=len(forget)),
-        "batch_size": budget.batch_size,
+        "batch_size": budget.batch_size if retain is None else budget.batch_size // 2,  # and as many kept examples
         "stop": "accuracy",
         "target": None if budget.whole_class else budget.unseen,
         "geometry": geometry,
@@ -40,8 +40,9 @@ def unlearn(
     return semu_unlearn(model, forget, retain, seed=seed, **{**options, **hyper}).model
 
 
-GRID = tuple({"labels": labels, "gradient": gradient} for labels in LABELS for gradient in GRADIENTS)
+GRID = tuple({"lr": lr, "gradient": gradient} for lr in (1e-2, 3e-2) for gradient in GRADIENTS)
+ALONE = tuple({"labels": labels, "gradient": gradient} for labels in LABELS for gradient in GRADIENTS)
 PEERS = tuple(
-    Peer(name, partial(unlearn, geometry=geometry), "arXiv 2502.07587", "the forget set", grid=GRID, alone=GRID)
+    Peer(name, partial(unlearn, geometry=geometry), "arXiv 2502.07587", "the forget set", grid=GRID, alone=ALONE)
     for name, geometry in (("SEMU", "euclidean"), ("SEMU remain", "remain"))
 )

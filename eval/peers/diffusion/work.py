@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.concepts import Pair, vocabulary_of
 from semu_diffusion.diffusion.data import BATCH, spread
 from semu_diffusion.diffusion.families import family_of, moved, select
@@ -20,7 +21,7 @@ STEERS = ("both", "concept", "anchor")
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method may spend.
+    """What every method may spend; by default what `semu erase` takes with its own defaults, rounded up.
 
     evaluations: Samples that go through the denoiser, with or without a gradient: drawing, teachers and training.
     latents, keep_latents: Pictures that the model draws of the concept and of other things.
@@ -28,12 +29,12 @@ class Budget:
     batch_size: Forgotten, and as many kept, records per step.
     """
 
-    evaluations: int = 10_000
-    latents: int = 64
-    keep_latents: int = 96
-    sampler_steps: int = 12
-    guidance: float = 3.0
-    batch_size: int = 16
+    evaluations: int = 6_000
+    latents: int = EraseConfig.latents
+    keep_latents: int = EraseConfig.keep_latents
+    sampler_steps: int = EraseConfig.sampler_steps
+    guidance: float = EraseConfig.guidance
+    batch_size: int = EraseConfig.batch_size
 
 
 class Meter:
