@@ -200,27 +200,32 @@ class Unlearner:
         optimizer = torch.optim.Adam(param_groups(self.model, self.config.lr), betas=(0.9, 0.99))
         steps = self.config.epochs * -(-len(self.forget) // self.config.batch_size)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if self.to_the_end else None
-        weights, good = [group["params"][0] for group in optimizer.param_groups], None
+        weights = [group["params"][0] for group in optimizer.param_groups]
         with eval_mode(self.model):
-            for epoch in range(self.config.epochs):
-                before = [R.detach().clone() for R in weights]
-                row = {"epoch": epoch + 1, **self.epoch(optimizer), **self.measure(self.measured)}
-                met = target is not None and self.met(row, target)
-                if met and not self.config.whole_class:
-                    row |= {"part": self.land(weights, before, target), **self.measure(self.measured)}
-                self.history.append(row)
-                report(row)
-                if met:
-                    good = row, [R.detach().clone() for R in weights]
-                    if not self.to_the_end:
-                        break
-        if good and not met:  # the rest recovered, and something of the class with it: back to the last good epoch
-            row, met = good[0], True
-            with torch.no_grad():
-                for R, kept in zip(weights, good[1]):
-                    R.copy_(kept)
+            row, met = self.epochs(optimizer, weights, target, report)
         stop = {"rule": rule, "compared_with": self.unseen_about, "target": target, "reached": met}
         return {**stop, "value": row.get(rule), "epochs": row["epoch"]}
+
+    def epochs(
+        self, optimizer: torch.optim.Optimizer, weights: list[Tensor], target: float | None, report: Callable
+    ) -> tuple[dict, bool]:
+        """As many epochs as the rule asks for; the row of the one that is kept, and whether it met the rule."""
+        good = None
+        for epoch in range(self.config.epochs):
+            before = copies(weights)
+            row = {"epoch": epoch + 1, **self.epoch(optimizer), **self.measure(self.measured)}
+            met = target is not None and self.met(row, target)
+            if met and not self.config.whole_class:
+                row |= {"part": self.land(weights, before, target), **self.measure(self.measured)}
+            self.history.append(row)
+            report(row)
+            if met and not self.to_the_end:
+                return row, True
+            good = (row, copies(weights)) if met else good
+        if good is None:
+            return row, False
+        put(weights, good[1])  # where the class came back with the rest, the last epoch that had forgotten it
+        return good[0], True
 
     def target(self) -> float:
         """Where to stop: the untouched model's value on unseen data; for a whole class, hardly one named."""
@@ -273,14 +278,12 @@ class Unlearner:
             return row["accuracy"] <= NAMED and (self.config.stop != "loss" or row["loss"] >= target)
         return row["loss"] >= target if self.config.stop == "loss" else row[self.config.stop] <= target
 
-    @torch.no_grad()
     def land(self, weights: list[Tensor], before: list[Tensor], target: float) -> float:
         """Goes back along the last epoch's way to where the target is just met; returns the part that was kept."""
-        after, low, high = [R.detach().clone() for R in weights], 0.0, 1.0
+        after, low, high = copies(weights), 0.0, 1.0
 
         def go(part: float) -> None:
-            for R, a, b in zip(weights, before, after):
-                R.copy_(a + part * (b - a))
+            put(weights, [a + part * (b - a) for a, b in zip(before, after)])
 
         for _ in range(HALVINGS):
             middle = (low + high) / 2
@@ -288,6 +291,18 @@ class Unlearner:
             low, high = (low, middle) if self.met(self.measure(self.measured), target) else (middle, high)
         go(high)
         return high
+
+
+def copies(weights: list[Tensor]) -> list[Tensor]:
+    """Their values now."""
+    return [R.detach().clone() for R in weights]
+
+
+@torch.no_grad()
+def put(weights: list[Tensor], values: list[Tensor]) -> None:
+    """Gives the weights these values."""
+    for R, value in zip(weights, values):
+        R.copy_(value)
 
 
 def less_trained(rule: str, value: float, share: float) -> float:
