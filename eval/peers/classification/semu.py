@@ -40,7 +40,7 @@ def unlearn(
     return semu_unlearn(model, forget, retain, seed=seed, **{**options, **hyper}).model
 
 
-GRID = tuple({"lr": lr, "gradient": gradient} for lr in (1e-2, 3e-2) for gradient in GRADIENTS)
+GRID = tuple({"labels": labels, "lr": lr} for labels in LABELS for lr in (3e-2, 1e-1))
 ALONE = tuple({"labels": labels, "gradient": gradient} for labels in LABELS for gradient in GRADIENTS)
 PEERS = tuple(
     Peer(name, partial(unlearn, geometry=geometry), "arXiv 2502.07587", "the forget set", grid=GRID, alone=ALONE)
