@@ -8,6 +8,7 @@ from pathlib import Path
 
 from semu_diffusion.diffusion import EraseConfig
 
+REFERENCES = ("Original", "Retrain")
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 LITTLE = {"steps": 2, "latents": 4, "keep_latents": 4, "sampler_steps": 2, "gradient_records": 4}
@@ -88,3 +89,17 @@ def test_costs_are_those_of_the_results_file():
     assert f"A forward pass takes {over['semu']['lora']['median']:.2f} of that LoRA's" in words
     assert f"({merged:.2f}, where the base measured twice differs by {again:.2f})" in words
     assert f"{scale['cli']['peak_memory_mb'] / 1000:.1f} GB" in words
+
+
+def test_classifier_gaps_are_those_of_the_results_file():
+    results = json.loads((ROOT / "eval" / "results" / "classification.json").read_text())
+    shown = {"random10": "random 10 %", "random50": "random 50 %", "class": "one class"}
+    assert results["command"] in README and f"{len(results['seeds'])} seeds" in README
+    for setting, title in shown.items():
+        cells = []
+        for name in ("forget", "retain"):
+            gaps = {m: c["gap"][0] for m, c in results["tables"][name][setting].items() if m not in REFERENCES}
+            for ours in (True, False):
+                best = min((m for m in gaps if m.startswith("SEMU") == ours), key=gaps.get)
+                cells.append(f"{gaps[best]:.2f} ({best})")
+        assert f"| {title} | {' | '.join(cells)} |" in README
