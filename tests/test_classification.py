@@ -29,6 +29,7 @@ from semu_diffusion.classification import (
 )
 from semu_diffusion.classification.data import labels_of, mirrored, overlap, shifted
 from semu_diffusion.classification.losses import logits_of, random_labels, unlearning_loss
+from semu_diffusion.classification.unlearning import less_trained
 
 QUICK = {"epochs": 6, "lr": 0.03, "batch_size": 16, "max_rank": 4}
 
@@ -338,6 +339,7 @@ def test_half_the_data_forgotten_the_stop_rule_expects_less_of_unseen_data(net, 
     options = QUICK | {"epochs": 1, "stop": stop, "geometry": "euclidean"}
     whole, half = (unlearn(copy.deepcopy(net), forget, held_out=held_out, share=s, **options) for s in (None, 0.5))
     assert half.facts["stop"]["target"] == pytest.approx(expected(whole.facts["stop"]["target"]))
+    assert less_trained("accuracy", 0.1, 0.9) == 0
     given = unlearn(net, forget, share=0.5, target=0.5, **options)
     assert given.facts["stop"]["target"] == 0.5
 

@@ -308,7 +308,7 @@ def put(weights: list[Tensor], values: list[Tensor]) -> None:
 def less_trained(rule: str, value: float, share: float) -> float:
     """What accuracy, confidence or loss on unseen data becomes in a model trained without this share of the data."""
     growth = (1 - share) ** -LEARNING
-    return value * growth if rule == "loss" else 1 - (1 - value) * growth
+    return value * growth if rule == "loss" else max(0.0, 1 - (1 - value) * growth)
 
 
 def check_inputs(model: nn.Module, forget: Dataset, retain: Dataset | None, held_out: Dataset | None) -> Tensor:
