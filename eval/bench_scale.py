@@ -270,8 +270,8 @@ def bench_inference(args: argparse.Namespace) -> dict:
     rounds: list[dict[str, float]] = []
     seconds("base")
     for _ in range(args.rounds):
-        there, back = ([(name, seconds(name)) for name in names] for names in (PASSES, PASSES[::-1]))
-        rounds.append({name: (s + dict(back)[name]) / 2 for name, s in there})  # a steady drift falls out
+        there, back = ({name: seconds(name) for name in names} for names in (PASSES, PASSES[::-1]))
+        rounds.append({name: (there[name] + back[name]) / 2 for name in PASSES})  # a steady drift falls out
         print(rounds[-1], flush=True)
     over = {name: ratios(rounds, name) for name in PASSES[1:] if name != "lora"}
     return {"latents": args.latents, "batch": args.batch, "rank": args.rank, "seconds": table(rounds), "over": over}
