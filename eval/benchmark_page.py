@@ -18,7 +18,7 @@ from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, sav
 INTRO = """# Benchmark: ours and its peers on the embedded model
 
 Every method had the same forget prompts, at most {evaluations:,} samples through the denoiser for everything it does,
-and the same search: four settings on two validation concepts ({validation}), which are not in the table; the setting
+and the same search: four settings on a validation concept ({validation}), which is not in the table; the setting
 with the best harmonic mean of UA, IRA and CRA was taken for all others. Nothing is tuned per reported concept. Peers
 were written from their papers; where those train on pictures, all got the model's own drawings.
 

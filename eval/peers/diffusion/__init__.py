@@ -54,7 +54,7 @@ class Method:
 
 
 RATES = (3e-5, 1e-4, 3e-4)
-SEMU = {"lr": (2e-2, 5e-2, 1e-1), "strength": (0.5, 1.0)}
+SEMU = {"lr": (2e-2, 5e-2, 1e-1), "strength": (0.75, 1.0)}
 METHODS = {
     "esd-x": Method("ESD-x", "arXiv 2303.07345", esd_x, {"lr": RATES, "strength": (0.5, 1.0)}, CANVAS["ESD"]),
     "esd-u": Method("ESD-u", "arXiv 2303.07345", esd_u, {"lr": (1e-5, 3e-5, 1e-4), "strength": (0.5, 1.0)}),
@@ -76,7 +76,7 @@ METHODS = {
         "SPM / LECO", "arXiv 2312.16145", low_rank,
         {"lr": (3e-4, 1e-3, 3e-3), "keep_weight": (0.3, 1.0)}, CANVAS["SPM"],
     ),
-    "full": Method("full fine-tuning, our loss", "", full, {"lr": RATES, "strength": (0.5, 1.0)}),
+    "full": Method("full fine-tuning, our loss", "", full, {"lr": RATES, "strength": (0.75, 1.0)}),
     "semu-published": Method(
         "SEMU as published", "arXiv 2502.07587", semu_published,
         {"lr": (1e-3, 3e-3, 1e-2), "keep_weight": (0.0, 1.0)},
