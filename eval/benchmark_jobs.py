@@ -8,11 +8,12 @@ UA, IRA and CRA is taken for all reported concepts and seeds.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from peers.diffusion import METHODS, Budget, edit
@@ -69,15 +70,38 @@ def report_jobs(methods: list[str], concepts: list[str], seeds: list[int], chose
     return [Job("report", m, c, s, chosen[m]) for s in seeds for c in concepts for m in methods]
 
 
-def run_job(job: Job, load: Callable[[], object], judge: Judge, budget: Budget) -> dict:
-    """Edits a fresh pipeline and has it judged. A setting that diverges is a row with an `error` and no scores."""
+def run_job(job: Job, load: Callable[[], object], judge: Judge, budget: Budget, models: Path | None = None) -> dict:
+    """Edits a fresh pipeline and has it judged. A setting that diverges is a row with an `error` and no scores.
+
+    Args:
+        models: Folder for the edited denoisers of reported jobs, so that attacking them needs no second edit.
+    """
     pipe = load()
     try:
         edited, cost = edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
     except FloatingPointError as error:
         return {**asdict(job), "error": str(error)}
+    if models and job.phase == "report":
+        save_denoiser(edited.pipe, model_file(models, job))
     base, scores = judge(edited.pipe, job.concept)
     return {**asdict(job), "base": base, "scores": scores, "cost": cost}
+
+
+def model_file(folder: Path, job: Job) -> Path:
+    """Where the edited denoiser of a reported job is kept, whatever phase asks for it."""
+    name = f"{job.method}-{job.concept}-{job.seed}".replace(" ", "-")
+    return folder / f"{name}-{hashlib.sha256(replace(job, phase='report').key.encode()).hexdigest()[:8]}.safetensors"
+
+
+def save_denoiser(pipe, path: Path) -> None:
+    """The pipeline's denoiser with its adapters merged."""
+    from semu_diffusion.adapter.weights import save_atomic
+    from semu_diffusion.attacks.target import flatten
+    from semu_diffusion.diffusion.pipeline import denoiser
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merged = flatten(copy.deepcopy(denoiser(pipe))).state_dict()
+    save_atomic({name: value.contiguous() for name, value in merged.items()}, path, {})
 
 
 def harmonic(scores: dict) -> float:

@@ -1,4 +1,4 @@
-"""Writes docs/benchmark.md and its plot from eval/results/benchmark.json and, where it is there, attacks.json.
+"""Writes docs/benchmark.md and its plots from eval/results/benchmark.json and, where it is there, attacks.json.
 
 python eval/benchmark_page.py
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from attack_tables import attacks_section, relearning_plot
 from benchmark_jobs import SCORES
-from peers.diffusion import METHODS
+from peers.diffusion import METHODS, ROUNDS
 from records import read_json, write_text
 from tables import made_with, shown, table
 
@@ -20,9 +21,10 @@ INTRO = """# Benchmark: ours and its peers on the embedded model
 Every method had the same forget prompts, at most {evaluations:,} samples through the denoiser for everything it does,
 and the same search: four settings on a validation concept ({validation}), which is not in the table; the setting
 with the best harmonic mean of UA, IRA and CRA was taken for all others. Nothing is tuned per reported concept. Peers
-were written from their papers; where those train on pictures, all got the model's own drawings.
+were written from their papers; where those train on pictures, all got the model's own drawings. `ours, adversarial`
+is `ours, remain geometry` with `--adversarial {rounds}`, whose attacks and further steps come on top of the budget.
 
-Reported: {concepts}; {seeds} seeds each. Numbers are means over concepts and seeds with 95 % bootstrap intervals of
+Reported: {concepts}; seeds {seeds}. Numbers are means over concepts and seeds with 95 % bootstrap intervals of
 that mean. UA is the share of pictures of the erased concept in which the oracle no longer names it, IRA and CRA its
 accuracy on what must stay; **kept** is the mean of these two (base model: {base:.1f}). Methods in bold are on the
 front: no other has both a higher UA and more kept.
@@ -95,44 +97,23 @@ def plot(summary: dict, path: Path) -> Path:
     return save(fig, path)
 
 
-def attacks_section(found: dict) -> str:
-    """Attack success by method and attack, with what a coherence check leaves of it."""
-    names = list(dict.fromkeys(name for row in found["rows"] for name in row["attacks"]))
-    rows = []
-    for method in dict.fromkeys(row["method"] for row in found["rows"]):
-        own = [row["attacks"] for row in found["rows"] if row["method"] == method]
-        title = METHODS[method].title if method in METHODS else "base model"
-        rows.append([title, *(rate([a[n] for a in own if n in a]) for n in names)])
-    text = """## Attacks
-
-Share of pictures that show the concept again, in percent: named by the oracle and coherent, that is, of one object and
-one style without doubt, neither flat nor noisy, and as close to a picture of the base model as 95 % of these are to
-each other. Means over concepts.
-"""
-    return "\n".join([text, table(["method", *names], rows), "", made_with(found)])
-
-
-def rate(results: list[dict]) -> str:
-    """Mean success in percent over concepts; – where the attack was not run."""
-    return f"{100 * sum(r['success'] for r in results) / len(results):.1f}" if results else "–"
-
-
 def page(found: dict, attacks: dict) -> str:
     """The whole page."""
     reported = [row for row in found["rows"] if row["phase"] == "report"]
     bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in reported if "base" in row]
     intro = INTRO.format(
         evaluations=found["protocol"]["budget"]["evaluations"],
+        rounds=ROUNDS,
         validation=", ".join(found["protocol"]["validation"]),
         concepts=", ".join(dict.fromkeys(row["concept"] for row in reported)),
-        seeds=len({row["seed"] for row in reported}),
+        seeds=", ".join(str(seed) for seed in sorted({row["seed"] for row in reported})),
         base=sum(bases) / len(bases),
     )
     summary = found["summary"]
     parts = [intro, scores_table(summary), "", "## What it takes", "", cost_table(summary), "", "## What others report",
              "", "Other model, other concepts, other classifiers: beside ours, not against it.", "",
              claims_table(summary), "", made_with(found)]  # fmt: skip
-    return "\n".join([*parts, *([attacks_section(attacks)] if attacks else [])])
+    return "\n".join([*parts, *([attacks_section(attacks, summary)] if attacks else [])])
 
 
 def main() -> None:
@@ -140,14 +121,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("eval/results"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    file, attacks = args.results / "benchmark.json", args.results / "attacks.json"
+    file, attacks = args.results / "benchmark.json", read_json(args.results / "attacks.json")
     if not file.exists():
         parser.error(f"{file} is not there; run eval/pictograms_benchmark.py first")
     found = read_json(file)
     if not any("scores" in own for own in found["summary"].values()):
         parser.error(f"{file} has no reported row yet; let eval/pictograms_benchmark.py go on")
     plot(found["summary"], args.docs / "images" / "benchmark.png")
-    write_text(args.docs / "benchmark.md", page(found, read_json(attacks)))
+    if attacks:
+        relearning_plot(attacks, args.docs / "images" / "relearning.png")
+    write_text(args.docs / "benchmark.md", page(found, attacks))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmark_jobs import Job, fingerprint, key_of
+from benchmark_jobs import Job, fingerprint, key_of, model_file
 from peers.diffusion import METHODS, Budget, edit
 from pictograms_all import CONCEPTS
 from pictograms_benchmark import base_pipeline, run_all
 from records import command, machine, make_parser, read_json, resumed, write_json
+from safetensors.torch import load_file
 
 from semu_diffusion.attacks import ATTACKS, AttackConfig, Target, run_attacks
 from semu_diffusion.attacks.command import draw_references, pictograms_judge
@@ -30,14 +31,16 @@ BASE = "base"  # no edit at all
 CACHE: dict = {}  # the judge's references, per worker process
 
 
-def attacker_for(job: Job, budget: Budget, config: AttackConfig) -> Attacker:
-    """The base model and the edited one, with the pictograms' judge."""
+def attacker_for(job: Job, budget: Budget, config: AttackConfig, models: Path | None = None) -> Attacker:
+    """The base model and the edited one, from `models` where it is there, with the pictograms' judge."""
     from semu_diffusion.diffusion import load_pipeline
     from semu_diffusion.diffusion.concepts import vocabulary_of
     from semu_diffusion.diffusion.pipeline import model_path
 
     pipe, base = load_pipeline("pictograms"), Target(base_pipeline())
-    if job.method != BASE:
+    if models and (file := model_file(models, job)).exists():
+        pipe.unet.load_state_dict(load_file(file))
+    elif job.method != BASE:
         edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
     key = (config.steps, config.guidance)
     if key not in CACHE:
@@ -46,12 +49,14 @@ def attacker_for(job: Job, budget: Budget, config: AttackConfig) -> Attacker:
     return Attacker(Target(pipe), base, job.concept, vocabulary_of(model_path("pictograms")), judge, config)
 
 
-def work(job: Job, budget: Budget, config: AttackConfig, names: list[str] | None, threads: int) -> dict:
+def work(
+    job: Job, budget: Budget, config: AttackConfig, names: list[str] | None, threads: int, models: Path | None = None
+) -> dict:
     """A job in a worker process."""
     import torch
 
     torch.set_num_threads(threads)
-    attacker = attacker_for(job, budget, config)
+    attacker = attacker_for(job, budget, config, models)
     row = {"phase": job.phase, "method": job.method, "concept": job.concept, "seed": job.seed, "hyper": job.hyper}
     return {**row, "protocol": protocol(attacker), "attacks": run_attacks(attacker, names)}
 
@@ -75,6 +80,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="only this one (repeatable)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="models at a time")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
+    parser.add_argument("--models", type=Path, help="folder that pictograms_benchmark.py left edited models in")
     parser.add_argument("--output", type=Path, default=Path("eval/results/attacks.json"))
     return parser.parse_args()
 
@@ -102,7 +108,8 @@ def main() -> None:
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
     jobs = [Job("attack", m, c, 0, hyper[m]) for c in args.concept or TARGETS for m in methods]
-    run = functools.partial(work, budget=budget, config=config, names=args.attack, threads=args.threads)
+    run = functools.partial(work, budget=budget, config=config, names=args.attack, threads=args.threads,
+                            models=args.models)  # fmt: skip
     run_all(jobs, rows, run, functools.partial(write, args.output, head, rows), args.workers, line)
 
 

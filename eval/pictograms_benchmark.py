@@ -63,7 +63,7 @@ def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
     return report["base"], report["erased"]
 
 
-def work(job: Job, budget: Budget, seeds: int, threads: int) -> dict:
+def work(job: Job, budget: Budget, seeds: int, threads: int, models: Path | None) -> dict:
     """A job in a worker process."""
     import torch
 
@@ -71,7 +71,7 @@ def work(job: Job, budget: Budget, seeds: int, threads: int) -> dict:
 
     torch.set_num_threads(threads)
     judge = functools.partial(pictograms_judge, seeds=seeds)
-    return run_job(job, functools.partial(load_pipeline, "pictograms"), judge, budget)
+    return run_job(job, functools.partial(load_pipeline, "pictograms"), judge, budget, models)
 
 
 def run_all(
@@ -102,12 +102,14 @@ def run_all(
 
 
 def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> dict[str, dict]:
-    """The chosen setting of each method, after both rounds of the search."""
-    tried, validation = {m: first_settings(m) for m in methods}, list(VALIDATION)
+    """The chosen setting of each method, after both rounds of the search; some take over another's."""
+    source, validation = {m: METHODS[m].like or m for m in methods}, list(VALIDATION)
+    tried = {m: first_settings(m) for m in dict.fromkeys(source.values())}
     run(search_jobs(tried, validation))
-    more = {m: second_settings(m, choose(rows, m, tried[m], validation)) for m in methods}
+    more = {m: second_settings(m, choose(rows, m, tried[m], validation)) for m in tried}
     run(search_jobs(more, validation))
-    return {m: choose(rows, m, tried[m] + more[m], validation) for m in methods}
+    chosen = {m: choose(rows, m, tried[m] + more[m], validation) for m in tried}
+    return {m: chosen[source[m]] for m in methods}
 
 
 def line(row: dict) -> str:
@@ -130,6 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--evaluations", type=int, default=Budget.evaluations, help="budget of each edit")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="edits at a time")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
+    parser.add_argument("--models", type=Path, help="folder for the edited models, for eval/pictograms_attacks.py")
     parser.add_argument("--output", type=Path, default=Path("eval/results/benchmark.json"))
     return parser.parse_args(argv)
 
@@ -149,7 +152,8 @@ def main() -> None:
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
-    run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads)
+    run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads,
+                            models=args.models)  # fmt: skip
     save = functools.partial(write, args.output, head, rows)
     chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
     for name, hyper in chosen.items():

@@ -69,6 +69,9 @@ class Display(Silent):
     def advance(self, count: int = 1) -> None:
         self.progress.advance(self.task, count)
 
+    def warn(self, text: str) -> None:
+        self.console.print(f"semu: {text}", markup=False, highlight=False, soft_wrap=True)
+
     def ranks(self, bases: dict) -> None:
         """A row per group of layers: how many, their ranks, the energy kept."""
         groups = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ class Silent:
 
     def ranks(self, bases: dict[str, Basis]) -> None:
         """The bases are known."""
+
+    def warn(self, text: str) -> None:
+        """Something that is allowed and hardly meant; said to nobody, it is a Python warning."""
+        warnings.warn(text, stacklevel=3)
 
     def row(self, row: dict) -> None:
         """A training step is done."""

@@ -16,6 +16,7 @@ from semu_diffusion.diffusion.concepts import (
     kind_of,
     name_of,
     phrase,
+    strangers,
     vocabulary_of,
 )
 
@@ -45,6 +46,12 @@ def test_vocabulary_is_the_models_own_or_the_common_one(tmp_path):
     assert vocabulary_of(tmp_path) is COMMON
     (tmp_path / "vocabulary.json").write_text(json.dumps({"subjects": SUBJECTS, "styles": STYLES}))
     assert vocabulary_of(tmp_path) == WORDS
+
+
+def test_words_that_a_model_with_a_vocabulary_does_not_know():
+    asked = ["unicorn", "Cigarette", "neon style", "cubist style", "prompts.txt"]
+    assert strangers(asked, WORDS) == ["unicorn", "cubist style"]
+    assert strangers(asked, COMMON) == []  # not the model's own words
 
 
 def test_phrases():

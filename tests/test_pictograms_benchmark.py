@@ -62,10 +62,22 @@ def test_all_methods_get_the_same_search():
 
     methods = ["uce", "salun", "ours-remain"]
     chosen = search(methods, rows, run)
-    assert [len(jobs) for jobs in rounds] == [3 * 3 * 2, 3 * 2]
-    assert len({job.key for jobs in rounds for job in jobs}) == 24
+    assert [len(jobs) for jobs in rounds] == [3 * 3 * len(VALIDATION), 3 * len(VALIDATION)]
+    assert len({job.key for jobs in rounds for job in jobs}) == 12 * len(VALIDATION)
     assert chosen == {m: {k: max(v) for k, v in METHODS[m].search.items()} for m in methods}
-    assert all([len(v) for v in method.search.values()] == [3, 2] for method in METHODS.values())
+    assert all([len(v) for v in method.search.values()] == [3, 2] for method in METHODS.values() if not method.like)
+
+
+def test_a_method_takes_over_the_setting_of_the_one_it_is_like():
+    rows, ran = [], []
+
+    def run(jobs: list[Job]) -> None:
+        ran.extend(job.method for job in jobs)
+        rows.extend(row(job.method, 90, 90, "search", job.concept, hyper=job.hyper) for job in jobs)
+
+    chosen = search(["ours-robust"], rows, run)
+    assert set(ran) == {"ours-remain"}
+    assert chosen == {"ours-robust": first_settings("ours-remain")[0]}
 
 
 def test_the_choice_is_the_best_harmonic_mean():
@@ -146,14 +158,22 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     head = {"command": "python eval/pictograms_benchmark.py", "protocol": protocol, "machine": machine,
             "versions": {"torch": "2"}}  # fmt: skip
     write(tmp_path / "benchmark.json", head, rows)
-    attacks = {**head, "rows": [{"method": "uce", "attacks": {"inversion": {"success": 0.25}}},
-                                {"method": "base", "attacks": {}}]}  # fmt: skip
+    curve = [{"step": 0, "success": 0.0}, {"step": 25, "success": 0.5}]
+    relearnt = {"success": 0.5, "pictures": 16, "curve": curve, "steps_to_half": 25}
+    attack = {"tokens": 5, "iterations": 20, "candidates": 8, "inversion_steps": 200, "pictures": 16, "lora_lr": 1e-3,
+              "full_lr": 1e-4, "relearn_steps": [0, 25]}  # fmt: skip
+    attacked = {"inversion": {"success": 0.25, "pictures": 16}, "relearn-lora": relearnt}
+    attacks = {**head, "protocol": {**protocol, "attack": attack},
+               "rows": [{"method": "uce", "concept": "knife", "attacks": attacked},
+                        {"method": "base", "concept": "knife", "attacks": {}}]}  # fmt: skip
     (tmp_path / "attacks.json").write_text(json.dumps(attacks))
     monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
     benchmark_page.main()
     page = (tmp_path / "docs" / "benchmark.md").read_text()
-    assert "**UCE** | 90.0 (90.0–90.0) | 80.0" in page and "| UCE | 25.0 |" in page and "base model | –" in page
-    assert (tmp_path / "docs" / "images" / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+    assert "**UCE** | 90.0 (90.0–90.0) | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
+    assert "| UCE | 25 |" in page
+    for name in ("benchmark.png", "relearning.png"):
+        assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):
@@ -171,7 +191,7 @@ def test_an_attacked_row(tiny_model, monkeypatch):
     from semu_diffusion.attacks.suite import Attacker
     from semu_diffusion.diffusion.concepts import vocabulary_of
 
-    def attacker(job, budget, config):
+    def attacker(job, budget, config, models):
         target = Target(load_pipeline(str(tiny_model), "cpu"))
         judge = lambda images: Verdict(torch.ones(len(images), dtype=torch.bool), torch.arange(len(images)) > 0)  # noqa: E731, E501
         return Attacker(target, target, job.concept, vocabulary_of(tiny_model), judge, config)

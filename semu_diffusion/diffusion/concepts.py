@@ -63,6 +63,13 @@ def vocabulary_of(model: str | Path) -> Vocabulary:
     return Vocabulary(tuple(words["subjects"]), tuple(words["styles"]))
 
 
+def strangers(concepts: list[str], vocabulary: Vocabulary) -> list[str]:
+    """Those of the concepts that name no word of the vocabulary that a model brought with it."""
+    words = {w.lower() for w in (*vocabulary.subjects, *vocabulary.styles)}
+    named = [c for c in concepts if kind_of(c, vocabulary) != "prompts"]
+    return [] if vocabulary == COMMON else [c for c in named if name_of(c).lower() not in words]
+
+
 def phrase(subject: str | None, style: str | None, template: int = 0) -> str:
     """The prompt for a subject, a style, or both; "" for neither."""
     if subject is None and style is None:

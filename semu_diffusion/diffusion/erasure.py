@@ -22,7 +22,7 @@ from ..adapter.config import erased_concepts
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
 from ..reporter import Silent
-from .concepts import vocabulary_of
+from .concepts import strangers, vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
@@ -82,6 +82,8 @@ def run_erasure(
         raise ValueError(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
         )
+    for word in strangers(config.concept, vocabulary):
+        reporter.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
     pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision

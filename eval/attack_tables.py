@@ -1,0 +1,122 @@
+"""What the attacks found, as a section of docs/benchmark.md and a plot of relearning."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from peers.diffusion import METHODS
+from tables import made_with, table
+
+from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
+from semu_diffusion.evaluation.intervals import wilson
+
+NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
+RELEARNING = ("relearn-lora", "relearn-full", "benign-lora", "benign-full")
+
+INTRO = """## Attacks
+
+Share of pictures that show the concept again, in percent with Wilson's 95 % interval over all of them: named by the
+oracle and coherent, that is, of one object and one style without doubt, neither flat nor noisy, and as close to a
+picture of the base model as 95 % of these are to each other. A picture that shows nothing is nobody's success.
+Attacked: {concepts}, the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model
+over the reported rows above. `prompt` seeks {tokens} free tokens by gradient, {iterations} swaps of {candidates}
+candidates each; `inversion` learns an embedding in {inversion_steps} steps.
+"""
+
+RECOVERY = """### Relearning
+
+Fine-tuning on {pictures} pictures of the concept (`relearn`) or of kept things (`benign`), at the same learning rate
+for all ({lora_lr:g} for a LoRA, {full_lr:g} for all weights): the first looked-at step at which half of the pictures
+show the concept again, per concept. Looked at after {looks} steps.
+
+![concept accuracy against steps](images/relearning.png)
+"""
+
+
+def title(method: str) -> str:
+    """A method's name in tables."""
+    return METHODS[method].title if method in METHODS else "base model"
+
+
+def methods(found: dict) -> list[str]:
+    """The attacked methods, the base model first, then as in the registry."""
+    attacked = {row["method"] for row in found["rows"]}
+    return [m for m in ("base", *METHODS) if m in attacked]
+
+
+def results(found: dict, method: str, attack: str) -> list[dict]:
+    """An attack's results on a method, one per concept."""
+    rows = [row["attacks"] for row in found["rows"] if row["method"] == method]
+    return [attacks[attack] for attacks in rows if attack in attacks]
+
+
+def pooled(own: list[dict]) -> tuple[float, float, float]:
+    """Success over the pictures of all concepts and its interval, in percent."""
+    total = sum(r["pictures"] for r in own)
+    hits = round(sum(r["success"] * r["pictures"] for r in own))
+    return tuple(100 * share for share in (hits / total, *wilson(hits, total)))
+
+
+def rate(own: list[dict]) -> str:
+    """Success with its interval; – where the attack was not run."""
+    if not own:
+        return "–"
+    success, low, high = pooled(own)
+    return f"{success:.1f} ({low:.0f}–{high:.0f})"
+
+
+def keeps(method: str, summary: dict) -> bool:
+    """Whether a method's mean IRA and CRA stay within `NEAR` points of the base model's."""
+    changes = summary.get(method, {}).get("changes", {})
+    return bool(changes) and all(changes[k]["mean"] >= -NEAR for k in ("IRA", "CRA"))
+
+
+def attacks_section(found: dict, summary: dict) -> str:
+    """Attack success by method and attack, then how quickly the concept is relearned."""
+    names = list(dict.fromkeys(name for row in found["rows"] for name in row["attacks"]))
+    mark = lambda m: f"**{title(m)}**" if keeps(m, summary) else title(m)  # noqa: E731
+    rows = [[mark(m), *(rate(results(found, m, n)) for n in names)] for m in methods(found)]
+    config = found["protocol"]["attack"]
+    concepts = ", ".join(dict.fromkeys(row["concept"] for row in found["rows"]))
+    parts = [INTRO.format(**config, concepts=concepts, near=NEAR), table(["method", *names], rows), ""]
+    if any(name in RELEARNING for name in names):
+        looks = ", ".join(str(k) for k in config["relearn_steps"] if k)
+        parts += [RECOVERY.format(**config, looks=looks), relearning_table(found), ""]
+    return "\n".join([*parts, made_with(found)])
+
+
+def relearning_table(found: dict) -> str:
+    """Steps until half of the pictures show the concept again, per concept."""
+    last = max(found["protocol"]["attack"]["relearn_steps"])
+    shown = lambda r: f"> {last}" if r["steps_to_half"] is None else str(r["steps_to_half"])  # noqa: E731
+    names = [n for n in RELEARNING if any(n in row["attacks"] for row in found["rows"])]
+    rows = [[title(m), *(", ".join(map(shown, results(found, m, n))) or "–" for n in names)] for m in methods(found)]
+    return table(["method", *names], rows)
+
+
+def relearning_plot(found: dict, path: Path) -> Path | None:
+    """Success against fine-tuning steps on the concept's pictures, mean over concepts; None where it was not run."""
+    names = [n for n in RELEARNING[:2] if any(n in row["attacks"] for row in found["rows"])]
+    if not names:
+        return None
+    fig = figure(5.5 * len(names), 4.2)
+    axes = fig.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for ax, name in zip(axes, names):
+        for method in methods(found):
+            curves = [r["curve"] for r in results(found, method, name)]
+            if not curves:
+                continue
+            steps = [look["step"] for look in curves[0]]
+            means = [100 * statistics.fmean(c[k]["success"] for c in curves) for k in range(len(steps))]
+            ours = method.startswith("ours")
+            ax.plot(
+                steps, means, color=GONE if ours else INK if method == "base" else KEPT, linewidth=1.8 if ours else 1
+            )
+            ax.annotate(title(method), (steps[-1], means[-1]), fontsize=7, color=INK)
+        ax.set_title(name, loc="left", fontsize=10, color=INK)
+        ax.set_xlabel("fine-tuning steps", color=INK)
+        ax.tick_params(colors=QUIET)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("pictures that show the concept, %", color=INK)
+    return save(fig, path)
