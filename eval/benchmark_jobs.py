@@ -1,9 +1,9 @@
 """The runs of the diffusion benchmark: what is edited how, what a run leaves behind, which settings are chosen.
 
-The protocol, fixed before any run: every method has the same forget prompts, the same budget of model evaluations and
-the same search of four settings: three values of one hyper-parameter, then the other value of a second one at the best
-of these. They are tried on a validation concept, which is not reported; the setting with the highest harmonic mean of
-UA, IRA and CRA is taken for all reported concepts and seeds.
+The protocol, fixed before any reported run: every method has the same forget prompts, the same budget of model
+evaluations and the same search: three values of one hyper-parameter, the next one beyond them if the best is at an end,
+then the other value of a second one at the best of these. They are tried on a validation concept, which is not
+reported; the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts and seeds.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ def first_settings(method: str) -> list[dict]:
     """The first hyper-parameter's three values, with the second's first value."""
     (name, values), (other, (start, _)) = METHODS[method].search.items()
     return [{name: value, other: start} for value in values]
+
+
+def beyond(method: str, best: dict) -> list[dict]:
+    """The best with the next value of the first hyper-parameter, where its best one is at an end of the three."""
+    name, values = next(iter(METHODS[method].search.items()))
+    low, middle, high = values
+    ends = {low: low * low / middle, high: high * high / middle}
+    return [{**best, name: float(f"{ends[best[name]]:.0e}")}] if best[name] in ends else []
 
 
 def second_settings(method: str, best: dict) -> list[dict]:

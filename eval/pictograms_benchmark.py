@@ -22,6 +22,7 @@ from benchmark_jobs import (
     REPORTED,
     VALIDATION,
     Job,
+    beyond,
     choose,
     fingerprint,
     first_settings,
@@ -102,14 +103,16 @@ def run_all(
 
 
 def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> dict[str, dict]:
-    """The chosen setting of each method, after both rounds of the search; some take over another's."""
+    """The chosen setting of each method, after all rounds of the search; some take over another's."""
     source, validation = {m: METHODS[m].like or m for m in methods}, list(VALIDATION)
     tried = {m: first_settings(m) for m in dict.fromkeys(source.values())}
+    best = lambda m: choose(rows, m, tried[m], validation)  # noqa: E731
     run(search_jobs(tried, validation))
-    more = {m: second_settings(m, choose(rows, m, tried[m], validation)) for m in tried}
-    run(search_jobs(more, validation))
-    chosen = {m: choose(rows, m, tried[m] + more[m], validation) for m in tried}
-    return {m: chosen[source[m]] for m in methods}
+    for further in (beyond, second_settings):
+        more = {m: further(m, best(m)) for m in tried}
+        run(search_jobs(more, validation))
+        tried = {m: tried[m] + more[m] for m in tried}
+    return {m: best(source[m]) for m in methods}
 
 
 def line(row: dict) -> str:

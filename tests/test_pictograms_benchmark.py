@@ -10,6 +10,7 @@ from benchmark_jobs import (
     REPORTED,
     VALIDATION,
     Job,
+    beyond,
     choose,
     fingerprint,
     first_settings,
@@ -51,7 +52,7 @@ def test_the_reported_concepts_are_not_those_of_the_search():
 
 
 def test_all_methods_get_the_same_search():
-    """Two rounds: the first hyper-parameter, then the second at the best of the first."""
+    """Three rounds: the first hyper-parameter, the next value beyond its best end, then the second at the best."""
     rows, rounds = [], []
 
     def run(jobs: list[Job]) -> None:
@@ -62,9 +63,10 @@ def test_all_methods_get_the_same_search():
 
     methods = ["uce", "salun", "ours-remain"]
     chosen = search(methods, rows, run)
-    assert [len(jobs) for jobs in rounds] == [3 * 3 * len(VALIDATION), 3 * len(VALIDATION)]
-    assert len({job.key for jobs in rounds for job in jobs}) == 12 * len(VALIDATION)
-    assert chosen == {m: {k: max(v) for k, v in METHODS[m].search.items()} for m in methods}
+    assert [len(jobs) for jobs in rounds] == [3 * 3 * len(VALIDATION), *[3 * len(VALIDATION)] * 2]
+    assert len({job.key for jobs in rounds for job in jobs}) == 15 * len(VALIDATION)
+    assert chosen == {"uce": {"erase": 9.0, "keep": 10.0}, "salun": {"lr": 9e-4, "keep_weight": 1.0},
+                      "ours-remain": {"lr": 0.2, "strength": 1.0}}  # fmt: skip
     assert all([len(v) for v in method.search.values()] == [3, 2] for method in METHODS.values() if not method.like)
 
 
@@ -78,6 +80,13 @@ def test_a_method_takes_over_the_setting_of_the_one_it_is_like():
     chosen = search(["ours-robust"], rows, run)
     assert set(ran) == {"ours-remain"}
     assert chosen == {"ours-robust": first_settings("ours-remain")[0]}
+
+
+def test_the_next_value_beyond_an_end():
+    best = {"erase": 1.0, "keep": 1.0}  # of 0.3, 1, 3
+    assert beyond("uce", best) == []
+    assert beyond("uce", {**best, "erase": 0.3}) == [{"erase": 0.09, "keep": 1.0}]
+    assert beyond("uce", {**best, "erase": 3.0}) == [{"erase": 9.0, "keep": 1.0}]
 
 
 def test_the_choice_is_the_best_harmonic_mean():
