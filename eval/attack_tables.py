@@ -8,6 +8,7 @@ from pathlib import Path
 from peers.diffusion import METHODS
 from tables import made_with, table
 
+from semu_diffusion.attacks import ATTACKS
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
 from semu_diffusion.evaluation.intervals import wilson
 
@@ -45,10 +46,15 @@ def methods(found: dict) -> list[str]:
     return [m for m in ("base", *METHODS) if m in attacked]
 
 
+def attacks(found: dict) -> list[str]:
+    """The attacks that were run, in the order of the suite."""
+    run = {row["attack"] for row in found["rows"]}
+    return [name for name in ATTACKS if name in run]
+
+
 def results(found: dict, method: str, attack: str) -> list[dict]:
     """An attack's results on a method, one per concept."""
-    rows = [row["attacks"] for row in found["rows"] if row["method"] == method]
-    return [attacks[attack] for attacks in rows if attack in attacks]
+    return [row["result"] for row in found["rows"] if (row["method"], row["attack"]) == (method, attack)]
 
 
 def pooled(own: list[dict]) -> tuple[float, float, float]:
@@ -74,7 +80,7 @@ def keeps(method: str, summary: dict) -> bool:
 
 def attacks_section(found: dict, summary: dict) -> str:
     """Attack success by method and attack, then how quickly the concept is relearned."""
-    names = list(dict.fromkeys(name for row in found["rows"] for name in row["attacks"]))
+    names = attacks(found)
     mark = lambda m: f"**{title(m)}**" if keeps(m, summary) else title(m)  # noqa: E731
     rows = [[mark(m), *(rate(results(found, m, n)) for n in names)] for m in methods(found)]
     config = found["protocol"]["attack"]
@@ -90,14 +96,14 @@ def relearning_table(found: dict) -> str:
     """Steps until half of the pictures show the concept again, per concept."""
     last = max(found["protocol"]["attack"]["relearn_steps"])
     shown = lambda r: f"> {last}" if r["steps_to_half"] is None else str(r["steps_to_half"])  # noqa: E731
-    names = [n for n in RELEARNING if any(n in row["attacks"] for row in found["rows"])]
+    names = [n for n in attacks(found) if n in RELEARNING]
     rows = [[title(m), *(", ".join(map(shown, results(found, m, n))) or "–" for n in names)] for m in methods(found)]
     return table(["method", *names], rows)
 
 
 def relearning_plot(found: dict, path: Path) -> Path | None:
     """Success against fine-tuning steps on the concept's pictures, mean over concepts; None where it was not run."""
-    names = [n for n in RELEARNING[:2] if any(n in row["attacks"] for row in found["rows"])]
+    names = [n for n in attacks(found) if n in RELEARNING[:2]]
     if not names:
         return None
     fig = figure(5.5 * len(names), 4.2)

@@ -3,7 +3,7 @@
     python eval/pictograms_attacks.py                    # into eval/results/attacks.json, after pictograms_benchmark.py
     python eval/pictograms_attacks.py --method ours-remain --method esd-x --concept knife --attack inversion
 
-Each finished (method, concept) is written at once and not run again.
+Each finished attack is written at once and not run again; more methods, concepts and attacks join the file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import functools
 import os
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,11 +25,14 @@ from safetensors.torch import load_file
 
 from semu_diffusion.attacks import ATTACKS, AttackConfig, Target, run_attacks
 from semu_diffusion.attacks.command import draw_references, pictograms_judge
-from semu_diffusion.attacks.suite import Attacker, protocol
+from semu_diffusion.attacks.suite import Attacker
 
 TARGETS = ("knife", "dog", "neon style")
 BASE = "base"  # no edit at all
-CACHE: dict = {}  # the judge's references, per worker process
+PHASE = "attack "
+CACHE: dict = {}  # per worker process: the judge's references, the last model and its attacker
+# As hard as some hours of two cores allow.
+CONFIG = AttackConfig(contexts=4, iterations=20, candidates=8, inversion_steps=200, relearn_steps=(0, 10, 25, 50, 100))
 
 
 def attacker_for(job: Job, budget: Budget, config: AttackConfig, models: Path | None = None) -> Attacker:
@@ -42,29 +46,30 @@ def attacker_for(job: Job, budget: Budget, config: AttackConfig, models: Path | 
         pipe.unet.load_state_dict(load_file(file))
     elif job.method != BASE:
         edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
-    key = (config.steps, config.guidance)
-    if key not in CACHE:
-        CACHE[key] = draw_references(base, config)
-    judge = pictograms_judge(base, job.concept, config, CACHE[key])
+    if "references" not in CACHE:
+        CACHE["references"] = draw_references(base, config)
+    judge = pictograms_judge(base, job.concept, config, CACHE["references"])
     return Attacker(Target(pipe), base, job.concept, vocabulary_of(model_path("pictograms")), judge, config)
 
 
-def work(
-    job: Job, budget: Budget, config: AttackConfig, names: list[str] | None, threads: int, models: Path | None = None
-) -> dict:
-    """A job in a worker process."""
+def work(job: Job, budget: Budget, config: AttackConfig, threads: int, models: Path | None = None) -> dict:
+    """A job in a worker process; the model of the last job is kept for further attacks on it."""
     import torch
 
     torch.set_num_threads(threads)
-    attacker = attacker_for(job, budget, config, models)
-    row = {"phase": job.phase, "method": job.method, "concept": job.concept, "seed": job.seed, "hyper": job.hyper}
-    return {**row, "protocol": protocol(attacker), "attacks": run_attacks(attacker, names)}
+    model, name = (job.method, job.concept), job.phase.removeprefix(PHASE)
+    if CACHE.get("model") != model:
+        CACHE.update(model=model, attacker=attacker_for(job, budget, config, models))
+    started = time.perf_counter()
+    result = run_attacks(CACHE["attacker"], [name])[name]
+    seconds = time.perf_counter() - started
+    return {**asdict(job), "attack": name, "prompts": CACHE["attacker"].prompts, "seconds": seconds, "result": result}
 
 
 def line(row: dict) -> str:
     """A row for the terminal."""
-    shares = "  ".join(f"{name} {100 * r['success']:.0f}" for name, r in row["attacks"].items())
-    return f"{row['method']:<20} {row['concept']:<14} {shares}"
+    success, seconds = 100 * row["result"]["success"], row["seconds"]
+    return f"{row['method']:<20} {row['concept']:<14} {row['attack']:<13} {success:5.1f} %  {seconds:.0f} s"
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
@@ -78,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--concept", action="append", choices=CONCEPTS, metavar="C", help="only this (repeatable)")
     parser.add_argument("--method", action="append", choices=[BASE, *METHODS], help="only this one (repeatable)")
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="only this one (repeatable)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="models at a time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="attacks at a time")
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
     parser.add_argument("--models", type=Path, help="folder that pictograms_benchmark.py left edited models in")
     parser.add_argument("--output", type=Path, default=Path("eval/results/attacks.json"))
@@ -100,15 +105,15 @@ def main() -> None:
     missing = [m for m in methods if m != BASE and m not in bench["summary"]]
     if missing:
         sys.exit(f"error: {args.benchmark} has no reported row of {missing[0]}; run it with --method {missing[0]}")
-    budget, config = Budget(**bench["protocol"]["budget"]), AttackConfig()
+    budget, config = Budget(**bench["protocol"]["budget"]), CONFIG
     head = {"command": command(), "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads),
-            "protocol": {"model": model, "attacks": args.attack or list(ATTACKS), "budget": asdict(budget),
-                         "attack": asdict(config)}}  # fmt: skip
+            "protocol": {"model": model, "budget": asdict(budget), "attack": asdict(config)}}  # fmt: skip
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
-    jobs = [Job("attack", m, c, 0, hyper[m]) for c in args.concept or TARGETS for m in methods]
-    run = functools.partial(work, budget=budget, config=config, names=args.attack, threads=args.threads,
+    jobs = [Job(PHASE + name, m, c, 0, hyper[m])
+            for c in args.concept or TARGETS for m in methods for name in args.attack or ATTACKS]  # fmt: skip
+    run = functools.partial(work, budget=budget, config=config, threads=args.threads,
                             models=args.models)  # fmt: skip
     run_all(jobs, rows, run, functools.partial(write, args.output, head, rows), args.workers, line)
 

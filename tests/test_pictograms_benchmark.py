@@ -171,10 +171,10 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     relearnt = {"success": 0.5, "pictures": 16, "curve": curve, "steps_to_half": 25}
     attack = {"tokens": 5, "iterations": 20, "candidates": 8, "inversion_steps": 200, "pictures": 16, "lora_lr": 1e-3,
               "full_lr": 1e-4, "relearn_steps": [0, 25]}  # fmt: skip
-    attacked = {"inversion": {"success": 0.25, "pictures": 16}, "relearn-lora": relearnt}
-    attacks = {**head, "protocol": {**protocol, "attack": attack},
-               "rows": [{"method": "uce", "concept": "knife", "attacks": attacked},
-                        {"method": "base", "concept": "knife", "attacks": {}}]}  # fmt: skip
+    inverted = {"success": 0.25, "pictures": 16}
+    attacked = [("uce", "inversion", inverted), ("uce", "relearn-lora", relearnt), ("base", "relearn-lora", relearnt)]
+    found = [{"method": m, "concept": "knife", "attack": a, "result": r} for m, a, r in attacked]
+    attacks = {**head, "protocol": {**protocol, "attack": attack}, "rows": found}
     (tmp_path / "attacks.json").write_text(json.dumps(attacks))
     monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
     benchmark_page.main()
@@ -200,19 +200,24 @@ def test_an_attacked_row(tiny_model, monkeypatch):
     from semu_diffusion.attacks.suite import Attacker
     from semu_diffusion.diffusion.concepts import vocabulary_of
 
+    made = []
+
     def attacker(job, budget, config, models):
+        made.append(job)
         target = Target(load_pipeline(str(tiny_model), "cpu"))
         judge = lambda images: Verdict(torch.ones(len(images), dtype=torch.bool), torch.arange(len(images)) > 0)  # noqa: E731, E501
         return Attacker(target, target, job.concept, vocabulary_of(tiny_model), judge, config)
 
     monkeypatch.setattr(pictograms_attacks, "attacker_for", attacker)
+    monkeypatch.setattr(pictograms_attacks, "CACHE", {})
     config = AttackConfig(seeds=2, contexts=1, pictures=1, steps=1)
-    job = Job("attack", "uce", "cigarette", 0, {"erase": 1.0})
-    found = pictograms_attacks.work(job, Budget(), config, ["plain", "int8"], 1)
-    assert key_of(found) == job.key and found["protocol"]["pictures"] == 1
-    assert [r["success"] for r in found["attacks"].values()] == [0.5, 0.5]
-    assert "plain 50  int8 50" in pictograms_attacks.line(found)
-    assert json.loads(json.dumps(found))["attacks"] == found["attacks"]
+    jobs = [Job(f"attack {name}", "uce", "cigarette", 0, {"erase": 1.0}) for name in ("plain", "int8")]
+    found = [pictograms_attacks.work(job, Budget(), config, 1) for job in jobs]
+    assert [key_of(r) for r in found] == [job.key for job in jobs] and len(made) == 1  # one edit for both
+    assert [r["attack"] for r in found] == ["plain", "int8"] and len(found[0]["prompts"]) == 1
+    assert [r["result"]["success"] for r in found] == [0.5, 0.5]
+    assert "int8           50.0 %" in pictograms_attacks.line(found[1])
+    assert json.loads(json.dumps(found)) == found
 
 
 def test_no_attacks_before_the_benchmark(tmp_path, monkeypatch):
