@@ -25,20 +25,22 @@ others. Nothing is tuned per reported concept. Peers were written from their pap
 got the model's own drawings. `ours, adversarial` is `ours, remain geometry` with `--adversarial {rounds}`, whose
 attacks and further steps come on top of the budget.
 
-Reported: {concepts}; seeds {seeds}. Numbers are means over concepts and seeds with 95 % bootstrap intervals of
-that mean. UA is the share of pictures of the erased concept in which the oracle no longer names it, IRA and CRA its
-accuracy on what must stay; **kept** is the mean of these two (base model: {base:.1f}). Methods in bold are on the
-front: no other has both a higher UA and more kept.
+Reported: {concepts}; seeds {seeds}. Numbers are means over concepts and seeds with 95 % bootstrap intervals of that
+mean, where it is of several that differ. UA is the share of pictures of the erased concept in which the oracle no
+longer names it, IRA and CRA its accuracy on what must stay; **kept** is the mean of these two (base model:
+{base:.1f}). Methods in bold are on the front: no other has both a higher UA and more kept.
 
 ![forgetting and keeping](images/benchmark.png)
 """
 
 
 def interval(found: dict | None, key: str) -> str:
-    """A mean with its interval."""
+    """A mean with its interval; without one where the rows do not differ, or there is but one."""
     if found is None:
         return "–"
     low, high = found["interval"]
+    if low == high:
+        return shown(found["mean"], key)
     return f"{shown(found['mean'], key)} ({shown(low, key)}–{shown(high, key)})"
 
 
