@@ -82,21 +82,26 @@ def claims_table(summary: dict) -> str:
 
 
 def plot(summary: dict, path: Path) -> Path:
-    """Kept accuracy over UA with intervals; ours in colour."""
-    fig = figure(7.5, 5.5)
-    ax = fig.subplots()
-    for name, own in ordered(summary):
+    """Kept accuracy over UA with intervals, ours in colour, numbered as in the legend; beside it the best corner."""
+    fig = figure(11, 5)
+    whole, corner = fig.subplots(1, 2)
+    for number, (name, own) in enumerate(ordered(summary), 1):
         x, y = own["scores"]["UA"], own["changes"]["kept"]
         colour = GONE if name.startswith("ours") else KEPT
-        errors = [[abs(v["mean"] - end) for end in v["interval"]] for v in (x, y)]
-        ax.errorbar(x["mean"], y["mean"], xerr=[[e] for e in errors[0]], yerr=[[e] for e in errors[1]], color=colour,
-                    fmt="o" if own.get("front") else ".", elinewidth=0.8, alpha=0.9)  # fmt: skip
-        ax.annotate(METHODS[name].title, (x["mean"], y["mean"]), xytext=(4, 4), textcoords="offset points", fontsize=8,
-                    color=INK)  # fmt: skip
-    ax.set_xlabel("UA: pictures in which the concept is gone, %", color=INK)
-    ax.set_ylabel("kept: mean of IRA and CRA, %", color=INK)
-    ax.tick_params(colors=QUIET)
-    ax.spines[["top", "right"]].set_visible(False)
+        errors = [[[abs(v["mean"] - end)] for end in v["interval"]] for v in (x, y)]
+        for ax in (whole, corner):
+            ax.errorbar(x["mean"], y["mean"], xerr=errors[0], yerr=errors[1], color=colour, elinewidth=0.8, alpha=0.9,
+                        fmt="o" if own.get("front") else ".", label=f"{number}  {METHODS[name].title}")  # fmt: skip
+            ax.annotate(str(number), (x["mean"], y["mean"]), xytext=(3 + 7 * (number % 2), 3), fontsize=8, color=INK,
+                        textcoords="offset points", annotation_clip=True)  # fmt: skip
+    for ax in (whole, corner):
+        ax.set_xlabel("UA: pictures in which the concept is gone, %", color=INK)
+        ax.tick_params(colors=QUIET)
+        ax.spines[["top", "right"]].set_visible(False)
+    whole.set_ylabel("kept: mean of IRA and CRA, %", color=INK)
+    corner.set(xlim=(90, 101), ylim=(90, 101))
+    handles, labels = whole.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     return save(fig, path)
 
 
