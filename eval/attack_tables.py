@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 from peers.diffusion import METHODS
+from pictograms_attacks import BASE
 from tables import made_with, table
 
 from semu_diffusion.attacks import ATTACKS
@@ -43,7 +44,7 @@ def title(method: str) -> str:
 def methods(found: dict) -> list[str]:
     """The attacked methods, the base model first, then as in the registry."""
     attacked = {row["method"] for row in found["rows"]}
-    return [m for m in ("base", *METHODS) if m in attacked]
+    return [m for m in (BASE, *METHODS) if m in attacked]
 
 
 def attacks(found: dict) -> list[str]:
@@ -116,9 +117,8 @@ def relearning_plot(found: dict, path: Path) -> Path | None:
             steps = [look["step"] for look in curves[0]]
             means = [100 * statistics.fmean(c[k]["success"] for c in curves) for k in range(len(steps))]
             ours = method.startswith("ours")
-            ax.plot(
-                steps, means, color=GONE if ours else INK if method == "base" else KEPT, linewidth=1.8 if ours else 1
-            )
+            colour = GONE if ours else INK if method == BASE else KEPT
+            ax.plot(steps, means, color=colour, linewidth=1.8 if ours else 1)
             ax.annotate(title(method), (steps[-1], means[-1]), fontsize=7, color=INK)
         ax.set_title(name, loc="left", fontsize=10, color=INK)
         ax.set_xlabel("fine-tuning steps", color=INK)

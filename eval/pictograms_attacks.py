@@ -113,8 +113,7 @@ def main() -> None:
     hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
     jobs = [Job(PHASE + name, m, c, 0, hyper[m])
             for c in args.concept or TARGETS for m in methods for name in args.attack or ATTACKS]  # fmt: skip
-    run = functools.partial(work, budget=budget, config=config, threads=args.threads,
-                            models=args.models)  # fmt: skip
+    run = functools.partial(work, budget=budget, config=config, threads=args.threads, models=args.models)
     run_all(jobs, rows, run, functools.partial(write, args.output, head, rows), args.workers, line)
 
 

@@ -155,8 +155,7 @@ def main() -> None:
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
-    run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads,
-                            models=args.models)  # fmt: skip
+    run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads, models=args.models)
     save = functools.partial(write, args.output, head, rows)
     chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
     for name, hyper in chosen.items():
