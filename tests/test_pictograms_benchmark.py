@@ -6,6 +6,7 @@ import sys
 import benchmark_page
 import pictograms_attacks
 import pytest
+import verdict
 from benchmark_jobs import (
     REPORTED,
     VALIDATION,
@@ -34,13 +35,14 @@ COST = {"seconds": 2.0, "peak_memory_mb": 900, "evaluations": 100, "trained": 50
 
 
 def row(method: str, UA: float, kept: float, phase="report", concept="knife", seed=0, hyper=None) -> dict:
-    scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "FID": 1.0, "drift": 0.01}
+    scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "FID": 1.0, "drift": 0.01,
+              "counts": {"forget": 20}}  # fmt: skip
     job = {
         "phase": phase,
         "method": method,
         "concept": concept,
         "seed": seed,
-        "hyper": hyper or first_settings(method)[0],
+        "hyper": hyper or first_settings(METHODS[method].like or method)[0],
     }
     return {**job, "base": BASE, "scores": scores, "cost": COST}
 
@@ -181,8 +183,53 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "**UCE** | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
     assert "| UCE | 25 |" in page
+    assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
     for name in ("benchmark.png", "relearning.png"):
         assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def judged_rows(peer: list[tuple], own: list[tuple]) -> dict:
+    """Rows of SalUn and ours from (UA, kept) pairs, one per concept, and their summary."""
+    rows = [row(m, *pair, concept=c) for m, pairs in (("salun", peer), ("ours-remain", own), ("ours-robust", own))
+            for c, pair in zip(REPORTED, pairs)]  # fmt: skip
+    return {"rows": rows, "summary": summary(rows)}
+
+
+def test_a_peer_is_better_only_in_both_and_beyond_the_intervals():
+    own = [(90, 90), (92, 92), (94, 94)]
+    for peer, expected in (([(95, 95), (96, 95), (97, 98)], True), ([(95, 80), (96, 81), (97, 82)], False),
+                           ([(95, 95), (80, 95), (99, 98)], False), (own, False)):  # fmt: skip
+        found = judged_rows(peer, own)
+        assert verdict.better(verdict.paired(found["rows"], "salun")) is expected
+        assert (verdict.forgetting(found)[0][2] == verdict.YES) is not expected
+    assert not verdict.better({"UA": [], "kept": []})
+    assert verdict.difference([1.0, 1.0]) == "+1.0" and verdict.difference([]) == "–"
+
+
+def test_what_was_asked_of_the_plain_method():
+    met = verdict.forgetting(judged_rows([(50, 50)] * 2, [(95, 97), (100, 97)]))
+    assert [m for *_, m in met] == [verdict.YES, verdict.NO, verdict.YES, verdict.YES]
+    assert "39 of 40" in met[1][1] and met[2][1] == "-1.0 and -2.0"
+    met = verdict.forgetting(judged_rows([(50, 50)] * 2, [(100, 97), (100, 96)]))
+    assert [m for *_, m in met] == [verdict.YES, verdict.YES, verdict.NO, verdict.YES]
+
+
+@pytest.mark.parametrize(
+    "robust, salun, steps, resists, slower",
+    [(0.0, 0.1, (25, None, None), verdict.YES, verdict.YES), (0.1, 0.1, (25, 50, None), verdict.SHARED, verdict.SHARED),
+     (0.2, 0.1, (25, 25, 50), verdict.NO, verdict.NO)],
+)  # fmt: skip
+def test_the_robust_option_against_the_others(robust, salun, steps, resists, slower):
+    found = judged_rows([(99, 98)] * 3, [(99, 98)] * 3)
+    result = lambda success, steps=None: {"success": success, "pictures": 10, "steps_to_half": steps}  # noqa: E731
+    rows = [{"method": m, "attack": "prompt", "result": result(s)}
+            for m, s in (("base", 1.0), ("salun", salun), ("ours-robust", robust))]  # fmt: skip
+    rows += [{"method": m, "attack": "relearn-lora", "result": result(1.0, s)}
+             for m, own in (("salun", (50, 50, 100)), ("ours-robust", steps)) for s in own]  # fmt: skip
+    attacked = {"protocol": {"attack": {"relearn_steps": [0, 100]}}, "rows": rows}
+    assert verdict.resisting(found, attacked, "prompt")[2] == resists
+    assert verdict.relearning(found, attacked, "relearn-lora")[2] == slower
+    assert "prompt" in (text := verdict.verdict(found, attacked)) and "inversion" not in text
 
 
 def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):
