@@ -26,12 +26,17 @@ ASKED = "## What was asked before the runs\n\n"
 YES, SHARED, NO = "yes", "shared", "**no**"
 
 
-def paired(rows: list[dict], peer: str) -> dict[str, list[float]]:
-    """Peer less ours, of UA and of kept accuracy, for each concept and seed."""
-    found = {(r["method"], r["concept"], r["seed"]): r for r in rows if r["phase"] == "report" and "scores" in r}
-    pairs = [(r, found[OURS, c, s]) for (m, c, s), r in found.items() if m == peer and (OURS, c, s) in found]
-    return {"UA": [r["scores"]["UA"] - own["scores"]["UA"] for r, own in pairs],
-            "kept": [change(r)["kept"] - change(own)["kept"] for r, own in pairs]}  # fmt: skip
+def reported(rows: list[dict], method: str) -> list[dict]:
+    """A method's reported rows, less those that diverged."""
+    return [r for r in rows if r["method"] == method and r["phase"] == "report" and "scores" in r]
+
+
+def paired(rows: list[dict], peer: str, method: str = OURS) -> dict[str, list[float]]:
+    """Peer less a method of ours, of UA and of kept accuracy, for each concept and seed."""
+    own = {(r["concept"], r["seed"]): r for r in reported(rows, method)}
+    pairs = [(r, own[r["concept"], r["seed"]]) for r in reported(rows, peer) if (r["concept"], r["seed"]) in own]
+    return {"UA": [r["scores"]["UA"] - o["scores"]["UA"] for r, o in pairs],
+            "kept": [change(r)["kept"] - change(o)["kept"] for r, o in pairs]}  # fmt: skip
 
 
 def better(differences: dict[str, list[float]]) -> bool:
@@ -65,11 +70,13 @@ def against_peers(found: dict) -> str:
 # ------------------------------------------------------------------------------------------------- targets
 
 
-def forgetting(found: dict) -> list[tuple[str, str, str]]:
-    """What was asked of the plain method: (asked, measured, whether it is met)."""
-    own = found["summary"][OURS]
-    beaten = [title(p) for p in peers(found["summary"]) if better(paired(found["rows"], p))]
-    share, measured = gone([r for r in found["rows"] if r["method"] == OURS and "cost" in r and r["phase"] == "report"])
+def forgetting(found: dict, method: str = OURS) -> list[tuple[str, str, str]]:
+    """What was asked of ours without an attack: (asked, measured, whether it is met)."""
+    own, name = found["summary"][method], title(method)
+    beaten = [title(p) for p in peers(found["summary"]) if better(paired(found["rows"], p, method))]
+    share, measured = gone(
+        [r for r in found["rows"] if r["method"] == method and "cost" in r and r["phase"] == "report"]
+    )
     lost, trained = [own["changes"][k]["mean"] for k in ("IRA", "CRA")], own["cost"]["trained_percent"]
     targets = [
         ("no peer is better in UA and kept beyond the intervals", ", ".join(beaten) or "none is", not beaten),
@@ -78,7 +85,7 @@ def forgetting(found: dict) -> list[tuple[str, str, str]]:
          min(lost) >= -MOST_LOST),
         (f"≤ {MOST_TRAINED:g} % of the parameters trained", f"{trained:.2f} %", trained <= MOST_TRAINED),
     ]  # fmt: skip
-    return [(asked, measured, YES if met else NO) for asked, measured, met in targets]
+    return [(f"`{name}`: {asked}", measured, YES if met else NO) for asked, measured, met in targets]
 
 
 def gone(rows: list[dict]) -> tuple[float, str]:
@@ -101,7 +108,7 @@ def resisting(found: dict, attacked: dict, attack: str) -> tuple[str, str, str]:
     own, least = success.pop(ROBUST), min(success.values())
     best = ", ".join(title(m) for m, share in success.items() if share == least)
     measured = f"{own:.1f} %; the lowest of the others {least:.1f} % ({best})"
-    return f"`{title(ROBUST)}` after `{attack}`: lowest of those that keep the rest", measured, order(least, own)
+    return f"`{title(ROBUST)}` after `{attack}`: lowest of all that keep the rest", measured, order(least, own)
 
 
 def steps(attacked: dict, method: str, attack: str) -> float | None:
@@ -129,7 +136,7 @@ def relearning(found: dict, attacked: dict, attack: str) -> tuple[str, str, str]
 
 def verdict(found: dict, attacked: dict) -> str:
     """What was asked, what was measured, and whether it is met; attacks only as far as they were run."""
-    lines = forgetting(found)
+    lines = [line for m in (OURS, ROBUST) if "scores" in found["summary"].get(m, {}) for line in forgetting(found, m)]
     run = {name for name in attacks(attacked) if results(attacked, ROBUST, name)} if attacked else set()
     lines += [resisting(found, attacked, name) for name in ("prompt", "inversion") if name in run]
     lines += [relearning(found, attacked, name) for name in ("relearn-lora", "relearn-full") if name in run]
