@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from benchmark_jobs import FORGETS, NEAR, keeps
 from peers.diffusion import METHODS
 from pictograms_attacks import BASE
 from tables import made_with, table
@@ -13,7 +14,6 @@ from semu_diffusion.attacks import ATTACKS
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
 from semu_diffusion.evaluation.intervals import wilson
 
-NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
 RELEARNING = ("relearn-lora", "relearn-full", "benign-lora", "benign-full")
 
 INTRO = """## Attacks
@@ -22,8 +22,9 @@ Share of pictures that show the concept again, in percent with Wilson's 95 % int
 oracle and coherent, that is, of one object and one style without doubt, neither flat nor noisy, and as close to a
 picture of the base model as 95 % of these are to each other. A picture that shows nothing is nobody's success.
 Attacked: {concepts}, the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model
-over the reported rows above. `prompt` seeks {tokens} free tokens by gradient, {iterations} swaps of {candidates}
-candidates each; `inversion` learns an embedding in {inversion_steps} steps.
+over the reported rows above; of those, the ones with UA ≥ {forgets:g} % are attacked by default. `prompt` seeks
+{tokens} free tokens by gradient, {iterations} swaps of {candidates} candidates each; `inversion` learns an embedding in
+{inversion_steps} steps.
 """
 
 RECOVERY = """### Relearning
@@ -73,12 +74,6 @@ def rate(own: list[dict]) -> str:
     return f"{success:.1f} ({low:.0f}–{high:.0f})"
 
 
-def keeps(method: str, summary: dict) -> bool:
-    """Whether a method's mean IRA and CRA stay within `NEAR` points of the base model's."""
-    changes = summary.get(method, {}).get("changes", {})
-    return bool(changes) and all(changes[k]["mean"] >= -NEAR for k in ("IRA", "CRA"))
-
-
 def attacks_section(found: dict, summary: dict) -> str:
     """Attack success by method and attack, then how quickly the concept is relearned."""
     names = attacks(found)
@@ -86,7 +81,7 @@ def attacks_section(found: dict, summary: dict) -> str:
     rows = [[mark(m), *(rate(results(found, m, n)) for n in names)] for m in methods(found)]
     config = found["protocol"]["attack"]
     concepts = ", ".join(dict.fromkeys(row["concept"] for row in found["rows"]))
-    parts = [INTRO.format(**config, concepts=concepts, near=NEAR), table(["method", *names], rows), ""]
+    parts = [INTRO.format(**config, concepts=concepts, near=NEAR, forgets=FORGETS), table(["method", *names], rows), ""]
     if any(name in RELEARNING for name in names):
         looks = ", ".join(str(k) for k in config["relearn_steps"] if k)
         parts += [RECOVERY.format(**config, looks=looks), relearning_table(found), ""]

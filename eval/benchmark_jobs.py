@@ -23,6 +23,8 @@ REPORTED = ("knife", "dog", "neon style", "blueprint style")
 VALIDATION = ("guitar",)  # one: the whole run is some hours of two cores
 SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
+NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
+FORGETS = 90.0  # least UA, in percent, of a method that is worth an attack
 
 Judge = Callable[[object, str], tuple[dict, dict]]  # (edited pipeline, concept) -> scores of the base, of the edited
 
@@ -168,6 +170,17 @@ def spread(rows: list[dict]) -> dict[str, dict]:
     names = [k for k in dict.fromkeys(k for row in rows for k in row) if k in (*SCORES, "kept")]
     values = {k: [row[k] for row in rows if row.get(k) is not None] for k in names}
     return {k: {"mean": statistics.fmean(v), "interval": bootstrap(v)} for k, v in values.items() if v}
+
+
+def keeps(method: str, summary: dict) -> bool:
+    """Whether a method's mean IRA and CRA stay within `NEAR` points of the base model's."""
+    changes = summary.get(method, {}).get("changes", {})
+    return bool(changes) and all(changes[k]["mean"] >= -NEAR for k in ("IRA", "CRA"))
+
+
+def attackable(summary: dict) -> list[str]:
+    """Methods that keep the rest and forget: an attack on others would say nothing new."""
+    return [m for m, own in summary.items() if keeps(m, summary) and own["scores"]["UA"]["mean"] >= FORGETS]
 
 
 def pareto(table: dict[str, dict]) -> list[str]:

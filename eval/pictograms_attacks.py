@@ -1,9 +1,10 @@
-"""Attacks and recovery on the base model and on every method of the benchmark, with the settings chosen there.
+"""Attacks and recovery on the base model and on the benchmark's methods, with the settings chosen there.
 
     python eval/pictograms_attacks.py                    # into eval/results/attacks.json, after pictograms_benchmark.py
     python eval/pictograms_attacks.py --method ours-remain --method esd-x --concept knife --attack inversion
 
-Each finished attack is written at once and not run again; more methods, concepts and attacks join the file.
+Without --method: the methods that forget and keep the rest. Each finished attack is written at once and not run again;
+more methods, concepts and attacks join the file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmark_jobs import Job, fingerprint, key_of, model_file
+from benchmark_jobs import Job, attackable, fingerprint, key_of, model_file
 from peers.diffusion import METHODS, Budget, edit
 from pictograms_all import CONCEPTS
 from pictograms_benchmark import base_pipeline, run_all
@@ -102,7 +103,7 @@ def main() -> None:
     model = fingerprint(Path(model_path("pictograms")))
     if bench["protocol"]["model"] != model:
         sys.exit(f"error: {args.benchmark} was made with another model; run eval/pictograms_benchmark.py again")
-    methods = args.method or [BASE, *bench["summary"]]
+    methods = args.method or [BASE, *attackable(bench["summary"])]
     missing = [m for m in methods if m != BASE and m not in bench["summary"]]
     if missing:
         sys.exit(f"error: {args.benchmark} has no reported row of {missing[0]}; run it with --method {missing[0]}")

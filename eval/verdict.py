@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 
-from attack_tables import attacks, keeps, methods, pooled, results, title
-from benchmark_jobs import change
+from attack_tables import attacks, methods, pooled, results, title
+from benchmark_jobs import change, keeps
 from peers.diffusion import METHODS
 from tables import table
 

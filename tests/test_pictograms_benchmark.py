@@ -11,6 +11,7 @@ from benchmark_jobs import (
     REPORTED,
     VALIDATION,
     Job,
+    attackable,
     beyond,
     choose,
     fingerprint,
@@ -204,6 +205,11 @@ def test_a_peer_is_better_only_in_both_and_beyond_the_intervals():
         assert (verdict.forgetting(found)[0][2] == verdict.YES) is not expected
     assert not verdict.better({"UA": [], "kept": []})
     assert verdict.difference([1.0, 1.0]) == "+1.0" and verdict.difference([]) == "–"
+
+
+def test_attacked_are_those_that_forget_and_keep():
+    found = summary([row("salun", 95, 94), row("uce", 95, 92), row("esd-x", 80, 98), row("full", 90, 93)])
+    assert attackable(found) == ["salun"]  # the base model has 98 and 99: full loses 6 points of CRA
 
 
 def test_what_was_asked_of_the_plain_method():

@@ -6,7 +6,14 @@ import re
 import shlex
 from pathlib import Path
 
+import attack_tables
+import verdict
+from attack_tables import BASE, pooled
+from attack_tables import results as attacked_by
+from benchmark_jobs import attackable
+from benchmark_page import ordered
 from classification_report import OURS, ranked
+from peers.diffusion import METHODS
 
 from semu_diffusion.diffusion import EraseConfig
 
@@ -104,3 +111,31 @@ def test_classifier_gaps_are_those_of_the_results_file():
                 best = next(m for m in ranked(methods) if (m in OURS) == ours)
                 cells.append(f"{methods[best]['gap'][0]:.2f} ({best})")
         assert f"| {title} | {' | '.join(cells)} |" in README
+
+
+def compared_row(name: str, own: dict, attacks: dict) -> str:
+    """A method's line of the README's comparison, made from the results files."""
+    cost, success = own["cost"], [pooled(attacked_by(attacks, name, a))[0] for a in ("prompt", "inversion")]
+    scores = [own["scores"]["UA"]["mean"], own["changes"]["kept"]["mean"]]
+    cells = [f"{v:.1f}" for v in scores] + [f"{cost['trained_percent']:.2f} %", f"{cost['seconds']:.0f}"]
+    return f"| {attack_tables.title(name)} | {' | '.join([*cells, *(f'{v:.1f}' for v in success)])} |"
+
+
+def test_the_comparison_is_that_of_the_results_files():
+    files = ("benchmark.json", "attacks.json")
+    bench, attacks = (json.loads((ROOT / "eval" / "results" / name).read_text()) for name in files)
+    summary, words = bench["summary"], " ".join(README.split())
+    shown = [compared_row(m, own, attacks) for m, own in ordered(summary) if m in attackable(summary)]
+    assert "\n".join(shown) in README and "Fifteen others" in README and len(METHODS) == 16
+    bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in verdict.reported(bench["rows"], "ours-remain")]
+    base = [f"{pooled(attacked_by(attacks, BASE, a))[0]:.1f}" for a in ("prompt", "inversion")]
+    assert f"| base model | | {sum(bases) / len(bases):.1f} | | | {' | '.join(base)} |" in README
+    assert not any(verdict.better(verdict.paired(bench["rows"], peer)) for peer in verdict.peers(summary))
+    kept = {m: own["changes"]["kept"]["mean"] for m, own in summary.items()}
+    assert all(kept[m] > kept["ours-remain"] for m in ("uce", "sfr-on")) and "UCE and SFR-on keep more" in words
+    robust, plain = summary["ours-robust"], summary["ours-remain"]
+    lost = [-own["changes"]["IRA"]["mean"] for own in (plain, robust)]
+    assert f"IRA under ours falls by {lost[0]:.1f} points" in words and f"IRA then falls by {lost[1]:.1f}" in words
+    again = [pooled(attacked_by(attacks, m, "inversion"))[0] for m in ("ours-robust", "ours-remain")]
+    assert f"succeeds in {again[0]:.1f} % of the pictures instead of {again[1]:.1f} %" in words
+    assert f"for {robust['cost']['seconds'] / plain['cost']['seconds']:.1f} times the time" in words
