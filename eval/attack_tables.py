@@ -31,7 +31,7 @@ RECOVERY = """### Relearning
 
 Fine-tuning on {pictures} pictures of the concept (`relearn`) or of kept things (`benign`), at the same learning rate
 for all ({lora_lr:g} for a LoRA, {full_lr:g} for all weights): the first looked-at step at which half of the pictures
-show the concept again, per concept. Looked at after {looks} steps.
+show the concept again, for {concepts}. Looked at after {looks} steps.
 
 ![concept accuracy against steps](images/relearning.png)
 """
@@ -52,6 +52,11 @@ def attacks(found: dict) -> list[str]:
     """The attacks that were run, in the order of the suite."""
     run = {row["attack"] for row in found["rows"]}
     return [name for name in ATTACKS if name in run]
+
+
+def concepts(found: dict, names: list[str]) -> str:
+    """The concepts that these attacks were run on, in words."""
+    return ", ".join(dict.fromkeys(row["concept"] for row in found["rows"] if row["attack"] in names))
 
 
 def results(found: dict, method: str, attack: str) -> list[dict]:
@@ -80,11 +85,11 @@ def attacks_section(found: dict, summary: dict) -> str:
     mark = lambda m: f"**{title(m)}**" if keeps(m, summary) else title(m)  # noqa: E731
     rows = [[mark(m), *(rate(results(found, m, n)) for n in names)] for m in methods(found)]
     config = found["protocol"]["attack"]
-    concepts = ", ".join(dict.fromkeys(row["concept"] for row in found["rows"]))
-    parts = [INTRO.format(**config, concepts=concepts, near=NEAR, forgets=FORGETS), table(["method", *names], rows), ""]
-    if any(name in RELEARNING for name in names):
+    intro = INTRO.format(**config, concepts=concepts(found, names), near=NEAR, forgets=FORGETS)
+    parts = [intro, table(["method", *names], rows), ""]
+    if tuned := [name for name in names if name in RELEARNING]:
         looks = ", ".join(str(k) for k in config["relearn_steps"] if k)
-        parts += [RECOVERY.format(**config, looks=looks), relearning_table(found), ""]
+        parts += [RECOVERY.format(**config, looks=looks, concepts=concepts(found, tuned)), relearning_table(found), ""]
     return "\n".join([*parts, made_with(found)])
 
 

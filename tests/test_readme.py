@@ -138,3 +138,8 @@ def test_the_comparison_is_that_of_the_results_files():
     again = [pooled(attacked_by(attacks, m, "inversion"))[0] for m in ("ours-robust", "ours-remain")]
     assert f"succeeds in {again[0]:.1f} % of the pictures instead of {again[1]:.1f} %" in words
     assert f"for {robust['cost']['seconds'] / plain['cost']['seconds']:.1f} times the time" in words
+    relearnt = {r["method"]: verdict.steps(attacks, r["method"], r["attack"])
+                for r in attacks["rows"] if r["attack"] == "relearn-lora"}  # fmt: skip
+    assert {m for m, steps in relearnt.items() if steps > 50} == {"sfr-on"} and "sfr-on" in relearnt
+    assert max(steps for m, steps in relearnt.items() if m != "sfr-on") == 50 and "after 50 steps of a LoRA" in words
+    assert len(relearnt) == 5 and f"on {attacks['protocol']['attack']['pictures']} pictures of it" in words
