@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from attack_tables import attacks, methods, pooled, results, title
+from attack_tables import methods, pooled, results, title
 from benchmark_jobs import change, keeps
 from peers.diffusion import METHODS
 from tables import table
@@ -74,9 +74,7 @@ def forgetting(found: dict, method: str = OURS) -> list[tuple[str, str, str]]:
     """What was asked of ours without an attack: (asked, measured, whether it is met)."""
     own, name = found["summary"][method], title(method)
     beaten = [title(p) for p in peers(found["summary"]) if better(paired(found["rows"], p, method))]
-    share, measured = gone(
-        [r for r in found["rows"] if r["method"] == method and "cost" in r and r["phase"] == "report"]
-    )
+    share, measured = gone(reported(found["rows"], method))
     lost, trained = [own["changes"][k]["mean"] for k in ("IRA", "CRA")], own["cost"]["trained_percent"]
     targets = [
         ("no peer is better in UA and kept beyond the intervals", ", ".join(beaten) or "none is", not beaten),
@@ -101,14 +99,17 @@ def order(larger: float, smaller: float) -> str:
     return YES if larger > smaller else SHARED if larger == smaller else NO
 
 
-def resisting(found: dict, attacked: dict, attack: str) -> tuple[str, str, str]:
-    """The robust option against all other methods that keep the rest, after one attack."""
+def resisting(found: dict, attacked: dict, attack: str) -> list[tuple[str, str, str]]:
+    """The robust option against all other methods that keep the rest, after one attack; nothing where none was run."""
     rivals = [m for m in methods(attacked) if m != ROBUST and keeps(m, found["summary"])]
-    success = {m: pooled(own)[0] for m in (ROBUST, *rivals) if (own := results(attacked, m, attack))}
-    own, least = success.pop(ROBUST), min(success.values())
-    best = ", ".join(title(m) for m, share in success.items() if share == least)
-    measured = f"{own:.1f} %; the lowest of the others {least:.1f} % ({best})"
-    return f"`{title(ROBUST)}` after `{attack}`: lowest of all that keep the rest", measured, order(least, own)
+    success = {m: pooled(own)[0] for m in rivals if (own := results(attacked, m, attack))}
+    own = results(attacked, ROBUST, attack)
+    if not own or not success:
+        return []
+    share, least = pooled(own)[0], min(success.values())
+    best = ", ".join(title(m) for m, other in success.items() if other == least)
+    measured = f"{share:.1f} %; the lowest of the others {least:.1f} % ({best})"
+    return [(f"`{title(ROBUST)}` after `{attack}`: lowest of all that keep the rest", measured, order(least, share))]
 
 
 def steps(attacked: dict, method: str, attack: str) -> float | None:
@@ -117,27 +118,25 @@ def steps(attacked: dict, method: str, attack: str) -> float | None:
     return statistics.median(math.inf if s is None else s for s in found) if found else None
 
 
-def relearning(found: dict, attacked: dict, attack: str) -> tuple[str, str, str]:
-    """Whether any peer that keeps the rest takes as long to relearn as the robust option."""
+def relearning(found: dict, attacked: dict, attack: str) -> list[tuple[str, str, str]]:
+    """Whether a peer that keeps the rest takes as long to relearn as the robust option; nothing where none was run."""
     last = max(attacked["protocol"]["attack"]["relearn_steps"])
     shown = lambda s: f"> {last}" if s == math.inf else f"{s:g}"  # noqa: E731
-    own = steps(attacked, ROBUST, attack)
     rivals = {m: s for m in peers(found["summary"]) if keeps(m, found["summary"])
               and (s := steps(attacked, m, attack)) is not None}  # fmt: skip
+    own = steps(attacked, ROBUST, attack)
+    if own is None or not rivals:
+        return []
     most = max(rivals.values())
     slow = ", ".join(title(m) for m, s in rivals.items() if s == most)
-    measured = f"median {shown(own)} steps; the slowest peer {shown(most)} ({slow})"
-    return (
-        f"`{title(ROBUST)}`, `{attack}`: more steps than for any peer that keeps the rest",
-        measured,
-        order(own, most),
-    )
+    asked = f"`{title(ROBUST)}`, `{attack}`: more steps than all peers that keep the rest"
+    return [(asked, f"median {shown(own)} steps; the slowest peer {shown(most)} ({slow})", order(own, most))]
 
 
 def verdict(found: dict, attacked: dict) -> str:
     """What was asked, what was measured, and whether it is met; attacks only as far as they were run."""
     lines = [line for m in (OURS, ROBUST) if "scores" in found["summary"].get(m, {}) for line in forgetting(found, m)]
-    run = {name for name in attacks(attacked) if results(attacked, ROBUST, name)} if attacked else set()
-    lines += [resisting(found, attacked, name) for name in ("prompt", "inversion") if name in run]
-    lines += [relearning(found, attacked, name) for name in ("relearn-lora", "relearn-full") if name in run]
+    if attacked:
+        lines += [line for name in ("prompt", "inversion") for line in resisting(found, attacked, name)]
+        lines += [line for name in ("relearn-lora", "relearn-full") for line in relearning(found, attacked, name)]
     return ASKED + table(["asked", "measured", "met"], list(map(list, lines))) + "\n"

@@ -233,9 +233,11 @@ def test_the_robust_option_against_the_others(robust, salun, steps, resists, slo
     rows += [{"method": m, "attack": "relearn-lora", "result": result(1.0, s)}
              for m, own in (("salun", (50, 50, 100)), ("ours-robust", steps)) for s in own]  # fmt: skip
     attacked = {"protocol": {"attack": {"relearn_steps": [0, 100]}}, "rows": rows}
-    assert verdict.resisting(found, attacked, "prompt")[2] == resists
-    assert verdict.relearning(found, attacked, "relearn-lora")[2] == slower
+    assert verdict.resisting(found, attacked, "prompt")[0][2] == resists
+    assert verdict.relearning(found, attacked, "relearn-lora")[0][2] == slower
     assert "prompt" in (text := verdict.verdict(found, attacked)) and "inversion" not in text
+    alone = {**attacked, "rows": [r for r in rows if r["method"] == "ours-robust"]}
+    assert verdict.resisting(found, alone, "prompt") == verdict.relearning(found, alone, "relearn-lora") == []
 
 
 def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):
