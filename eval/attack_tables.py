@@ -24,7 +24,9 @@ picture of the base model as 95 % of these are to each other. A picture that sho
 Attacked: {concepts}, the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model
 over the reported rows above; of those, the ones with UA ≥ {forgets:g} % are attacked by default. `prompt` seeks
 {tokens} free tokens by gradient, {iterations} swaps of {candidates} candidates each; `inversion` learns an embedding in
-{inversion_steps} steps.
+{inversion_steps} steps; {seeds} pictures are judged of each of {contexts} prompts. A first round on knife, with 4
+pictures per prompt and 200 steps of inversion, hardly told the edited models apart: both were raised for all, and its
+rows dropped.
 """
 
 RECOVERY = """### Relearning
@@ -64,11 +66,19 @@ def results(found: dict, method: str, attack: str) -> list[dict]:
     return [row["result"] for row in found["rows"] if (row["method"], row["attack"]) == (method, attack)]
 
 
+def pool(shares: list[float], counts: list[int]) -> tuple[int, int]:
+    """Hits and pictures in all, from the share of hits in [0, 1] and the number of pictures of each part."""
+    return round(sum(share * n for share, n in zip(shares, counts))), sum(counts)
+
+
+def percent(hits: int, total: int) -> tuple[float, float, float]:
+    """A share and the ends of Wilson's interval, in percent."""
+    return tuple(100 * share for share in (hits / total, *wilson(hits, total)))
+
+
 def pooled(own: list[dict]) -> tuple[float, float, float]:
     """Success over the pictures of all concepts and its interval, in percent."""
-    total = sum(r["pictures"] for r in own)
-    hits = round(sum(r["success"] * r["pictures"] for r in own))
-    return tuple(100 * share for share in (hits / total, *wilson(hits, total)))
+    return percent(*pool([r["success"] for r in own], [r["pictures"] for r in own]))
 
 
 def rate(own: list[dict]) -> str:

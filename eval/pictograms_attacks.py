@@ -33,7 +33,7 @@ BASE = "base"  # no edit at all
 PHASE = "attack "
 CACHE: dict = {}  # per worker process: the judge's references, the last model and its attacker
 # As hard as some hours of two cores allow. A first round on knife, with 4 pictures per prompt and 200 steps of
-# inversion, told no two methods apart, so both were raised for all before the rows of the table.
+# inversion, hardly told the edited models apart, so both were raised for all before the rows of the table.
 CONFIG = AttackConfig(seeds=8, contexts=4, iterations=20, candidates=8, relearn_steps=(0, 10, 25, 50, 100))
 
 

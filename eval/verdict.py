@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 
-from attack_tables import methods, pooled, results, title
+from attack_tables import methods, percent, pool, pooled, results, title
 from benchmark_jobs import change, keeps
 from peers.diffusion import METHODS
 from tables import table
 
-from semu_diffusion.evaluation.intervals import bootstrap, wilson
+from semu_diffusion.evaluation.intervals import bootstrap
 
 OURS, ROBUST = "ours-remain", "ours-robust"
 LEAST_UA, MOST_LOST, MOST_TRAINED = 98.0, 2.0, 1.0  # %, points, % of the denoiser's parameters
@@ -88,10 +88,10 @@ def forgetting(found: dict, method: str = OURS) -> list[tuple[str, str, str]]:
 
 def gone(rows: list[dict]) -> tuple[float, str]:
     """UA over all forgotten pictures of some edits, in percent, and the same in words with Wilson's interval."""
-    counts = [row["scores"]["counts"]["forget"] for row in rows]
-    hits, total = round(sum(row["scores"]["UA"] * n / 100 for row, n in zip(rows, counts))), sum(counts)
-    low, high = (100 * end for end in wilson(hits, total))
-    return 100 * hits / total, f"{100 * hits / total:.1f} ({low:.1f}–{high:.1f}; {hits} of {total} pictures)"
+    scores = [row["scores"] for row in rows]
+    hits, total = pool([s["UA"] / 100 for s in scores], [s["counts"]["forget"] for s in scores])
+    share, low, high = percent(hits, total)
+    return share, f"{share:.1f} ({low:.1f}–{high:.1f}; {hits} of {total} pictures)"
 
 
 def order(larger: float, smaller: float) -> str:

@@ -172,7 +172,8 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     write(tmp_path / "benchmark.json", head, rows)
     curve = [{"step": 0, "success": 0.0}, {"step": 25, "success": 0.5}]
     relearnt = {"success": 0.5, "pictures": 16, "curve": curve, "steps_to_half": 25}
-    attack = {"tokens": 5, "iterations": 20, "candidates": 8, "inversion_steps": 200, "pictures": 16, "lora_lr": 1e-3,
+    attack = {"seeds": 4, "contexts": 4, "tokens": 5, "iterations": 20, "candidates": 8, "inversion_steps": 200,
+              "pictures": 16, "lora_lr": 1e-3,
               "full_lr": 1e-4, "relearn_steps": [0, 25]}  # fmt: skip
     inverted = {"success": 0.25, "pictures": 16}
     attacked = [("uce", "inversion", inverted), ("uce", "relearn-lora", relearnt), ("base", "relearn-lora", relearnt)]
