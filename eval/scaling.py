@@ -21,7 +21,10 @@ from scale_models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from semu_diffusion.adapter import SemuConfig, moments
 from semu_diffusion.adapter.decompose import choose_method, expected_columns
+from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.model import find_layers
 from semu_diffusion.adapter.sketch import Maps
 from semu_diffusion.adapter.weights import WEIGHTS
 from semu_diffusion.diffusion import EraseConfig
@@ -47,6 +50,23 @@ def counted(model: nn.Module, call: Callable) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call(model)
     return counter.get_total_flops()
+
+
+def moments_flops(model: nn.Module, call: Callable) -> float:
+    """Operations of adding one record to the second moments of all layers' inputs, without its forward pass."""
+    total = 0.0
+
+    def count(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        m, n = matrix_shape(layer)
+        total += 2 * output.numel() / m * n * (n if n <= moments.WIDE else 2 * moments.COLUMNS)
+
+    handles = [layer.register_forward_hook(count) for layer in find_layers(model, SemuConfig()).values()]
+    with torch.no_grad():
+        call(model)
+    for handle in handles:
+        handle.remove()
+    return total
 
 
 class Fused(torch.autograd.Function):
@@ -124,6 +144,7 @@ class Model:
     full: Step
     lora: Step
     adapter: int
+    moments: float
     basis: float
     sketch: int
 
@@ -136,10 +157,8 @@ def describe(name: str, rank: int, **changes) -> Model:
     adapter = 4 * sum((sum(sides[k]) + r) * r for k, r in ranks(model, rank).items())
     forward, parameters = counted(model, call), sum(p.numel() for p in model.parameters())
     steps = {variant: count_step(model, call, variant, rank) for variant in ("semu", "full", "lora")}
-    basis = basis_flops(layers, rank)
-    return Model(
-        name, parameters, len(layers), forward, **steps, adapter=adapter, basis=basis, sketch=sketch_bytes(layers)
-    )
+    sizes = {"adapter": adapter, "moments": moments_flops(model, call), "basis": basis_flops(layers, rank)}
+    return Model(name, parameters, len(layers), forward, **steps, **sizes, sketch=sketch_bytes(layers))
 
 
 def run_flops(m: Model, config: EraseConfig, gpus: int, batch: int) -> dict[str, float]:
@@ -152,7 +171,7 @@ def run_flops(m: Model, config: EraseConfig, gpus: int, batch: int) -> dict[str,
     return {
         "latents": 3 * states * m.forward,
         "gradient": config.gradient_records * m.full.flops,
-        "bases": m.basis,
+        "bases": m.basis + config.moment_records * (m.forward + m.moments),
         "training": config.steps * 2 * batch / gpus * m.semu.flops + checks * m.forward,
     }
 
@@ -327,9 +346,10 @@ def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale:
         "The last columns are multiples of the forward pass. SEMU and LoRA go back through frozen weights; full "
         "fine-tuning also computes the weights' gradients, and one more forward pass where its teacher is live.", "",
         "## A whole run", "",
-        f"`semu erase` with its defaults: {sizes}, the gradient of {config.gradient_records} records, {config.steps} "
-        f"steps of {batch} forgotten and {batch} kept records over all GPUs. Latents, gradient and bases are computed "
-        "on every GPU, the training is divided. Sent bytes are per GPU and step, a ring all-reduce in fp32; the bases "
+        f"`semu erase` with its defaults: {sizes}, the gradient of {config.gradient_records} records, the second "
+        f"moments of {config.moment_records}, {config.steps} steps of {batch} forgotten and {batch} kept records over "
+        "all GPUs. Latents, gradient, moments and bases are computed on every GPU, the training is divided. Sent bytes "
+        "are per GPU and step, a ring all-reduce in fp32; the bases "
         "(as large as the adapter) are sent once.", "",
         f"The time is no measurement: it assumes {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s (an H100's bf16 peak) and "
         "that sending is hidden behind the backward pass.", "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from records import read_json, write_text
+from records import read_json, resolved, write_text
 
 RESULTS = Path("eval/results")
 SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
@@ -35,6 +35,13 @@ def made_with(found: dict) -> str:
     return f"`{command}` on {place}. Versions: {versions}.\n"
 
 
+def not_defaults(found: dict) -> str:
+    """A sentence on the options that are not today's defaults of `semu erase`; "" where all are."""
+    today = resolved({})
+    off = [f"`--{k.replace('_', '-')} {v}` ({today[k]})" for k, v in found["options"].items() if v != today[k]]
+    return f"Measured with {', '.join(off)}; in brackets the default.\n\n" if off else ""
+
+
 def all_concepts(found: dict) -> str:
     """The 30 concepts one by one, and their means."""
     total, rows = found["summary"], []
@@ -55,7 +62,7 @@ what must stay: concepts of the same kind and of the other. Nothing is tuned per
 Worst UA: {worst}, {share:.1f}. IRA changes by {total["IRA_change"]:+.1f} and CRA by {total["CRA_change"]:+.1f} points
 on average. One erasure took {total["seconds"]:.0f} s on average.
 """
-    return "\n".join([text, table(head, rows), "", made_with(found)])
+    return "\n".join([text, table(head, rows), "", not_defaults(found) + made_with(found)])
 
 
 def ablation(found: dict) -> str:
@@ -91,7 +98,7 @@ the sum's energy. `joint`: one run for all. The best way for {total["most"]} obj
 of 95 with an IRA within 5 points of the base model's.
 """
     head = ["objects", "way", "UA", "IRA", "CRA", "ΔIRA", "ΔCRA", "worst UA", "s of training", "MB"]
-    return "\n".join([text, table(head, rows), "", made_with(found)])
+    return "\n".join([text, table(head, rows), "", not_defaults(found) + made_with(found)])
 
 
 def captured(found: dict) -> str:

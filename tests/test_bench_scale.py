@@ -11,7 +11,8 @@ import torch
 from tiny import QUICK
 
 from semu_diffusion import erase, load_pipeline
-from semu_diffusion.adapter import SemuLayer
+from semu_diffusion.adapter import SemuConfig, SemuLayer
+from semu_diffusion.adapter.subspace import second_moments
 
 
 def run(monkeypatch, output, *arguments):
@@ -93,6 +94,8 @@ def test_costs_are_counted_from_the_configuration(tmp_path):
     call = scale_models.inputs("tiny", scale_models.make("tiny"), 1)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the CPU's fused kernel is not counted
         assert tiny.forward == scaling.counted(scale_models.make("tiny"), call)  # meta tensors do the same sums
+        with_moments = lambda m: second_moments(m, SemuConfig(), lambda: call(m))  # noqa: E731
+        assert tiny.forward + tiny.moments == scaling.counted(scale_models.make("tiny"), with_moments)
     assert 2 * tiny.forward < tiny.semu.flops < 2.6 * tiny.forward  # no gradients of weights
     assert tiny.semu.flops < tiny.lora.flops < tiny.full.flops < 3 * tiny.forward
     model = scale_models.make("tiny")

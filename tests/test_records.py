@@ -2,6 +2,7 @@
 
 import ablation
 import pytest
+import tables
 from records import add_set, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
 
 
@@ -57,6 +58,12 @@ def test_an_option_that_is_none_ends_in_one_line(options):
     with pytest.raises(SystemExit, match="^--set: .*(nosuch|gamma)"):
         resolved(options)
     assert resolved({"gamma": 0.5})["gamma"] == 0.5 and "concept" not in resolved({})
+
+
+def test_a_table_says_which_options_are_no_longer_the_defaults():
+    assert tables.not_defaults({"options": resolved({})}) == ""
+    text = tables.not_defaults({"options": resolved({"steps": 3, "moment_records": 64})})
+    assert "`--steps 3` (200)" in text and "`--moment-records 64` (256)" in text and text.count("`") == 4
 
 
 def test_machine_says_how_too():

@@ -18,6 +18,7 @@ from semu_diffusion import EraseConfig, erase, load_pipeline
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.diffusion.config import TARGETS
 from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
+from semu_diffusion.diffusion.states import EMPTY, KEEP
 from semu_diffusion.diffusion.trainer import Progress, Trainer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -122,6 +123,20 @@ def test_a_batch_has_as_many_kept_as_forgotten(tiny_model):
         counts += torch.bincount(trainer.states.kind[batch.keep], minlength=5)
     assert not set(trainer.held_out.tolist()) & set(trainer.forget.tolist())
     torch.testing.assert_close(counts / counts.sum(), torch.tensor([0, 0.7, 0.15, 0.15, 0]), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("count, expected", [(16, {1: 12, 3: 4}), (7, {1: 6, 3: 1}), (1, {1: 1}), (9999, None)])
+def test_the_moments_are_those_of_kept_prompts_mostly(tiny_model, monkeypatch, count, expected):
+    trainer, seen = trainer_of(tiny_model, moment_records=count), []
+    monkeypatch.setattr(trainer, "predict", lambda model, index: seen.append(index))
+    for _ in range(2):
+        trainer.kept_forward(trainer.family.model)()
+    seen = torch.cat(seen)
+    once, again = seen.chunk(2)
+    assert torch.equal(once, again) and len(once.unique()) == len(once)  # of each record once, by the seed
+    kinds = {kind: int((trainer.states.kind[once] == kind).sum()) for kind in (KEEP, EMPTY)}
+    expected = expected or {kind: len(trainer.states.of_kind(kind)) for kind in (KEEP, EMPTY)}
+    assert {k: n for k, n in kinds.items() if n} == expected and len(once) == sum(expected.values())
 
 
 def trainer_of(model, **options):

@@ -57,6 +57,7 @@ class EraseConfig:
     geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
     damping: float = option(1e-2, "Damping of the remain geometry, relative.")
     gradient_records: int = option(256, "Most records over which the forgetting gradient is summed.")
+    moment_records: int = option(256, "Most records of what must stay, for the remain geometry.")
     sketch: int | None = option(
         None, "Sum the gradient as linear sketches of so many columns, where it does not fit; 64 is a good number."
     )
@@ -112,6 +113,7 @@ class EraseConfig:
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),
             (self.max_memory is None or self.max_memory > 0, "max-memory must be above 0"),
             (self.gradient_records >= 1, "gradient-records must be at least 1"),
+            (self.moment_records >= 1, "moment-records must be at least 1"),
             (self.save_every >= 1, "save-every must be at least 1"),
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
         )

@@ -107,11 +107,13 @@ class Trainer:
 
         return backward
 
-    def kept_forward(self, model: nn.Module, count: int = 64) -> Callable[[], None]:
-        """A closure that runs the model on records of what must stay, for the remain geometry."""
-        kept = torch.cat([self.states.of_kind(KEEP), self.states.of_kind(EMPTY)])
-        generator = torch.Generator().manual_seed(self.config.seed)
-        chosen = kept[torch.randperm(len(kept), generator=generator)[:count]]
+    def kept_forward(self, model: nn.Module) -> Callable[[], None]:
+        """A closure that runs the model on what must stay, for the remain geometry: 3 of 4 records of kept prompts."""
+        generator, count = torch.Generator().manual_seed(self.config.seed), self.config.moment_records
+        kinds = [self.states.of_kind(kind) for kind in (KEEP, EMPTY)]
+        keep, empty = (index[torch.randperm(len(index), generator=generator)] for index in kinds)
+        prompted = count - min(count // 4, len(empty))
+        chosen = torch.cat([keep[:prompted], empty[: count - prompted]])
         return lambda: [self.predict(model, index) for index in chosen.split(32)]
 
     @torch.no_grad()

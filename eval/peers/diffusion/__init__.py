@@ -56,7 +56,7 @@ class Method:
 
 
 RATES = (3e-5, 1e-4, 3e-4)
-ROUNDS = 2  # of `semu erase --adversarial`; they come on top of the budget
+ROUNDS = 4  # of `semu erase --adversarial`; they come on top of the budget
 SEMU = {"lr": (2e-2, 5e-2, 1e-1), "strength": (0.75, 1.0)}
 METHODS = {
     "esd-x": Method("ESD-x", "arXiv 2303.07345", esd_x, {"lr": RATES, "strength": (0.5, 1.0)}, CANVAS["ESD"]),

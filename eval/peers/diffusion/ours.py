@@ -39,7 +39,7 @@ def affordable(config: EraseConfig, budget: Budget) -> int:
         ValueError: for none.
     """
     drawn = config.sampler_steps * (3 * config.latents + 2 * config.keep_latents)
-    basis = config.gradient_records + (64 if config.geometry == "remain" else 0)
+    basis = config.gradient_records + (config.moment_records if config.geometry == "remain" else 0)
     each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
     steps = int((budget.evaluations - drawn - basis) / each)
     if steps < 1:
