@@ -29,12 +29,12 @@ attacks and further steps come on top of the budget. The remain geometry is meas
 instead of 64, and the rounds are four instead of two, since a first look at the reported rows of all methods; both were
 chosen on concepts that are not reported (photo, sepia and fish; apple), and all rows of these methods were made anew.
 
-Reported: {concepts}; seeds {seeds}. Numbers are means over concepts and seeds with 95 % bootstrap intervals of that
-mean, where it is of several that differ. UA is the share of pictures of the erased concept in which the oracle no
-longer names it, IRA and CRA its accuracy on what must stay; **kept** is the mean of these two (base model:
-{base:.1f}). **neighbours** is the accuracy on what is nearest to the erased concept; **context** is how often the rest
-of a forgotten prompt is still drawn: the style of an erased object, the object of an erased style. Methods in bold are
-on the front: no other has both a higher UA and more kept.
+Reported: {concepts}; seeds {seeds}. Numbers are means over a method's edits, one per concept and seed, with 95 %
+bootstrap intervals of that mean, where it is of several that differ. UA is the share of pictures of the erased concept
+in which the oracle no longer names it, IRA and CRA its accuracy on what must stay; **kept** is the mean of these two
+(base model: {base:.1f}). **neighbours** is the accuracy on what is nearest to the erased concept; **context** is how
+often the rest of a forgotten prompt is still drawn: the style of an erased object, the object of an erased style.
+Methods in bold are on the front: no other has both a higher UA and more kept.
 
 ![forgetting and keeping](images/benchmark.png)
 """
@@ -62,8 +62,9 @@ def scores_table(summary: dict) -> str:
         title = f"**{METHODS[name].title}**" if own.get("front") else METHODS[name].title
         cells = [interval(own["scores"].get(k), k) for k in SCORES]
         diverged = f" ({own['diverged']} diverged)" if own["diverged"] else ""
-        rows.append([title + diverged, cells[0], interval(own["changes"]["kept"], "kept"), *cells[1:]])
-    return table(["method", "UA", "kept", *SCORES[1:]], rows)
+        kept = interval(own["changes"]["kept"], "kept")
+        rows.append([title + diverged, str(own["rows"]), cells[0], kept, *cells[1:]])
+    return table(["method", "edits", "UA", "kept", *SCORES[1:]], rows)
 
 
 def ordered(summary: dict) -> list[tuple[str, dict]]:

@@ -183,7 +183,7 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
     benchmark_page.main()
     page = (tmp_path / "docs" / "benchmark.md").read_text()
-    assert "**UCE** | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
+    assert "**UCE** | 2 | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
     assert "| UCE | 25 |" in page
     assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
     for name in ("benchmark.png", "relearning.png"):

@@ -13,6 +13,7 @@ from attack_tables import results as attacked_by
 from benchmark_jobs import attackable
 from benchmark_page import ordered
 from classification_report import OURS, ranked
+from peers.diffusion import ROUNDS
 
 from semu_diffusion.diffusion import EraseConfig
 
@@ -115,29 +116,50 @@ def test_classifier_gaps_are_those_of_the_results_file():
 def compared_row(name: str, own: dict, attacks: dict) -> str:
     """A method's line of the README's comparison, made from the results files."""
     cost, success = own["cost"], [pooled(attacked_by(attacks, name, a))[0] for a in ("prompt", "inversion")]
-    scores = [own["scores"]["UA"]["mean"], own["changes"]["kept"]["mean"]]
+    scores = [own["scores"]["UA"]["mean"], own["changes"]["kept"]["mean"], own["scores"]["context"]["mean"]]
     cells = [f"{v:.1f}" for v in scores] + [f"{cost['trained_percent']:.2f} %", f"{cost['seconds']:.0f}"]
     return f"| {attack_tables.title(name)} | {' | '.join([*cells, *(f'{v:.1f}' for v in success)])} |"
 
 
+COMPARED = [json.loads((ROOT / "eval" / "results" / name).read_text()) for name in ("benchmark.json", "attacks.json")]
+
+
 def test_the_comparison_is_that_of_the_results_files():
-    files = ("benchmark.json", "attacks.json")
-    bench, attacks = (json.loads((ROOT / "eval" / "results" / name).read_text()) for name in files)
+    bench, attacks = COMPARED
     summary, words = bench["summary"], " ".join(README.split())
     shown = [compared_row(m, own, attacks) for m, own in ordered(summary) if m in attackable(summary)]
     assert "\n".join(shown) in README and "Eleven others" in README and len(verdict.peers(summary)) == 11
     bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in verdict.reported(bench["rows"], "ours-remain")]
     base = [f"{pooled(attacked_by(attacks, BASE, a))[0]:.1f}" for a in ("prompt", "inversion")]
-    assert f"| base model | | {sum(bases) / len(bases):.1f} | | | {' | '.join(base)} |" in README
+    assert f"| base model | | {sum(bases) / len(bases):.1f} | | | | {' | '.join(base)} |" in README
+    edits = {m: summary[m]["rows"] for m in attackable(summary)}
+    assert edits == {m: 4 if m == "ours-robust" else 8 for m in edits}
+    assert "two seeds, for ours, adversarial one" in words
+
+
+def test_what_is_said_of_ours_and_others_is_so():
+    bench, attacks = COMPARED
+    summary, words = bench["summary"], " ".join(README.split())
     assert not any(verdict.better(verdict.paired(bench["rows"], peer)) for peer in verdict.peers(summary))
-    kept = {m: own["changes"]["kept"]["mean"] for m, own in summary.items()}
-    assert all(kept[m] > kept["ours-remain"] for m in ("uce", "sfr-on")) and "UCE and SFR-on keep more" in words
-    robust, plain = summary["ours-robust"], summary["ours-remain"]
-    lost = [-own["changes"]["IRA"]["mean"] for own in (plain, robust)]
-    assert f"IRA under ours falls by {lost[0]:.1f} points" in words and f"IRA then falls by {lost[1]:.1f}" in words
-    again = [pooled(attacked_by(attacks, m, "inversion"))[0] for m in ("ours-robust", "ours-remain")]
-    assert f"succeeds in {again[0]:.1f} % of the pictures instead of {again[1]:.1f} %" in words
-    assert f"for {robust['cost']['seconds'] / plain['cost']['seconds']:.1f} times the time" in words
+    robust, plain, sfron = (summary[m] for m in ("ours-robust", "ours-remain", "sfr-on"))
+    hits = verdict.gone(verdict.reported(bench["rows"], "ours-remain"))[1].split("; ")[1].removesuffix(" pictures)")
+    lost = [-plain["changes"][k]["mean"] for k in ("IRA", "CRA")]
+    assert f"it forgets {hits} pictures, and IRA and CRA fall by {lost[0]:.1f} and {lost[1]:.1f} points" in words
+    kept = {m: own["changes"]["kept"]["mean"] for m, own in summary.items() if m in attackable(summary)}
+    assert [m for m in kept if kept[m] > kept["ours-remain"]] == ["uce"]
+    assert f"UCE keeps {kept['uce'] - kept['ours-remain']:.1f} points more" in words
+    assert sfron["scores"]["UA"]["mean"] == 100 > plain["scores"]["UA"]["mean"]
+    assert sfron["scores"]["context"]["mean"] < 20 < 99 < plain["scores"]["context"]["mean"]
+    again = [pooled(attacked_by(attacks, m, "inversion"))[0] for m in ("ours-robust", "ours-remain", "uce")]
+    assert f"succeeds in {again[0]:.1f} % of the pictures instead of {again[1]:.1f} %" in words and again[2] > 50
+    times = robust["cost"]["seconds"] / plain["cost"]["seconds"]
+    assert f"IRA falls by {-robust['changes']['IRA']['mean']:.1f} points, for {times:.1f} times the time" in words
+    assert f"--adversarial {ROUNDS}" in words
+
+
+def test_nothing_is_said_of_relearning_that_was_not_measured():
+    _, attacks = COMPARED
+    words = " ".join(README.split())
     relearnt = {r["method"]: verdict.steps(attacks, r["method"], r["attack"])
                 for r in attacks["rows"] if r["attack"] == "relearn-lora"}  # fmt: skip
     assert {m for m, steps in relearnt.items() if steps > 50} == {"sfr-on"} and "sfr-on" in relearnt

@@ -65,7 +65,7 @@ class EraseConfig:
     refresh_below: float = option(0.3, "Refresh once the bases capture less than this share of the gradient.")
     # training
     steps: int = option(200, "Most training steps.")
-    lr: float = option(5e-2, "Learning rate, relative to the size of each layer's weight.")
+    lr: float = option(1e-1, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(8, "Forgotten, and as many kept, records per step, over all processes.")
     accumulate: int = option(1, "Gradient accumulation steps.")
     stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
