@@ -8,7 +8,7 @@ from tiny_families import build_family
 
 from semu_diffusion import erase
 from semu_diffusion.adapter.weights import semu_layers
-from semu_diffusion.diffusion.adversary import SHIFTS, Adversary
+from semu_diffusion.diffusion.adversary import RATE, SHIFTS, Adversary
 from semu_diffusion.diffusion.trainer import Trainer
 
 ROUND = {"target_modules": "all", "latents": 16, "batch_size": 8, "steps": 20, "stop_at": -9.0, "adversarial": 1}
@@ -47,66 +47,99 @@ def test_half_of_a_batch_is_shifted_once_there_are_shifts():
 # -------------------------------------------------------------------------------------------------- attack
 
 
-def test_the_attack_finds_the_nearest_text():
-    """A model that only adds up its text: the shift must bring the sum to the concept's."""
+def test_following_finds_the_nearest_text():
+    """A model that only adds up its text: the shifts must bring the sum to the concept's."""
     own = adversary(0)
     wanted = own.text[3].sum() + 5.0
 
-    def loss(number):
-        text = own.shifted(own.text[:1], number.expand(1))
-        return (text.sum() - wanted).square()
+    def losses():
+        text = own.shifted(own.text[:1].expand(SHIFTS, -1, -1), torch.arange(1, SHIFTS + 1))
+        return (text.sum((1, 2)) - wanted).square()
 
-    own.attack(loss, torch.Generator().manual_seed(0))
+    own.start(torch.Generator().manual_seed(0))
+    before = losses()
+    for _ in range(20):
+        own.follow(own.pull(lambda: losses().sum()))
     assert own.shifts.shape == (SHIFTS, 4, 6) and not own.shifts.requires_grad
-    start = (own.text[0].sum() - wanted).square()
-    assert all(loss(torch.tensor(k + 1)) < 0.1 * start for k in range(SHIFTS))
+    assert (losses() < 0.1 * before).all()
+
+
+def test_a_shift_that_is_not_in_the_batch_stays():
+    own = adversary(3)
+    before, size = own.shifts.clone(), own.size
+    own.follow(own.pull(lambda: own.shifted(own.text[:1], torch.tensor([2])).sum()))
+    assert torch.equal(own.shifts[[0, 2]], before[[0, 2]])
+    torch.testing.assert_close(own.shifts[1], before[1] - RATE * size)  # one step of the same length everywhere
+
+
+def test_a_round_adds_shifts_to_those_before():
+    own = adversary(3)
+    before = own.shifts.clone()
+    own.start(torch.Generator().manual_seed(0))
+    assert len(own) == 3 + SHIFTS and torch.equal(own.shifts[:3], before)
+    assert own.shifts[3:].abs().mean() < 0.1 * own.size
 
 
 @pytest.fixture(scope="module")
 def watched(tiny_model):
-    """A run of one round; how near the attacked model came to the concept, with and without the shifts found."""
-    seen, attack, train = {}, Trainer.attack, Trainer.train
+    """A run of one round; how far the answers under its last shifts are from the targets, after it and as if before."""
+    seen, follow, train = {"pulled": []}, Trainer.follow, Trainer.train
 
     @torch.no_grad()
-    def distances(self):
-        number = lambda k: torch.full((len(self.forget),), k)  # noqa: E731
-        concept = self.states.concept[self.forget]
-        answers = (self.predict(self.family.model, self.forget, number(k)) for k in range(len(self.adversary) + 1))
-        return [(answer - concept).square().mean().item() for answer in answers]
+    def misses(self):
+        targets, number = self.targets(self.forget), lambda k: torch.full((len(self.forget),), k)
+        answers = [self.predict(self.family.model, self.forget, number(k + 1)) for k in range(len(self.adversary))]
+        return sum((answer - targets).square().mean().item() for answer in answers)
 
-    def watch_attack(self, progress):
+    def watch_follow(self, batch):
         weights = {k: v.clone() for k, v in self.family.model.state_dict().items()}
-        attack(self, progress)
+        before, hit = self.adversary.shifts, batch.shift > 0
+        old = self.distance(batch.forget[hit], batch.shift[hit]).item()
+        follow(self, batch)
+        seen["pulled"].append(self.distance(batch.forget[hit], batch.shift[hit]).item() / old)
         assert all(torch.equal(v, weights[k]) for k, v in self.family.model.state_dict().items())
         assert all(p.grad is None or not p.grad.any() for p in self.family.model.parameters())
-        seen["attacked"], seen["left"] = distances(self), self.share_left(self.family.model)
+        moved = (self.adversary.shifts != before).flatten(1).any(1).nonzero().flatten() + 1
+        assert set(moved.tolist()) == set(batch.shift[hit].tolist())
+        seen.setdefault("weights", weights)
 
     def watch_train(self, report):
         progress = train(self, report)
-        seen["trained"], seen["left after"] = distances(self), self.share_left(self.family.model)
+        seen["trained"], weights = misses(self), {k: v.clone() for k, v in self.family.model.state_dict().items()}
+        self.family.model.load_state_dict(seen["weights"])
+        seen["untrained"] = misses(self)
+        self.family.model.load_state_dict(weights)
         return progress
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "attack", watch_attack)
+        patch.setattr(Trainer, "follow", watch_follow)
         patch.setattr(Trainer, "train", watch_train)
+        patch.setattr("semu_diffusion.diffusion.trainer.STEPS", 20)
         seen["run"] = quick(tiny_model, **ROUND)
     return seen
 
 
-def test_shifts_bring_the_concept_back(watched):
-    plain, *shifted = watched["attacked"]
-    assert len(shifted) == SHIFTS and all(k < 0.9 * plain for k in shifted[::2])  # those that start from the prompt
+def test_each_step_brings_the_concept_nearer(watched):
+    assert len(watched["pulled"]) == 20 and max(watched["pulled"]) < 1
 
 
 def test_training_forgets_the_shifts_too(watched):
-    before, after = (sum(watched[key][1:]) / SHIFTS for key in ("attacked", "trained"))
-    assert after > 1.1 * before
-    assert watched["left after"] < watched["left"]
+    assert watched["trained"] < 0.9 * watched["untrained"]
 
 
-def test_a_round_begins_when_the_steps_of_the_one_before_are_over(watched):
+def test_rounds_begin_when_the_steps_before_are_over(watched, tiny_model, monkeypatch):
     progress = watched["run"].progress
     assert progress.attacks == [20] and progress.step == 40
+    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 3)
+    again = quick(tiny_model, steps=4, adversarial=2).progress
+    assert again.attacks == [4, 7] and again.step == 10
+
+
+def test_a_round_begins_once_the_plain_prompts_are_forgotten(tiny_model, monkeypatch):
+    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 3)
+    monkeypatch.setattr("semu_diffusion.diffusion.trainer.CHECK_EVERY", 1)
+    progress = quick(tiny_model, steps=9, stop_at=9.0, adversarial=1, cooldown=2).progress
+    assert progress.attacks == [2] and progress.step == 5  # and it takes its steps whatever is left
 
 
 def test_no_round_without_being_asked(tiny_model):
@@ -118,6 +151,7 @@ def test_no_round_without_being_asked(tiny_model):
 
 
 def test_resuming_at_every_step_gives_the_same(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 2)
     options = {"steps": 2, "adversarial": 2, "save_every": 1}
     whole = quick(tiny_model, output=tmp_path / "whole", **options)
     result = interrupted(monkeypatch, 6, tiny_model, output=tmp_path / "out", **options)

@@ -168,6 +168,15 @@ def test_inversion_trains_the_embedding_and_nothing_else(edited, pictures):
     assert new < old
 
 
+def test_inversion_starts_from_nothing_or_from_the_name(edited, pictures):
+    vectors, ids = edited.embeddings, edited.pipe.tokenizer("cigarette", add_special_tokens=False).input_ids
+    for named, start in ((False, vectors.mean(0).repeat(len(ids), 1)), (True, vectors[ids])):
+        untrained = invert(edited, "cigarette", pictures, steps=0, named=named).embedding
+        torch.testing.assert_close(untrained, start.detach())
+        found = [ATTACKS[name].__doc__ for name in ("inversion", "inversion-name")][named]
+        assert ("from the name" in found) == named
+
+
 def test_the_embedding_stands_where_the_name_stood(target):
     prompts = ["a picture of a cigarette", "cigarette neon"]
     ids = target.ids(prompts)

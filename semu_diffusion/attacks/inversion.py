@@ -41,15 +41,25 @@ def states(target: Target, prompts: list[str], concept: str, embedding: torch.Te
 
 
 def invert(
-    target: Target, concept: str, pictures: Pictures, steps: int = 300, lr: float = 5e-3, batch: int = 16, seed: int = 0
+    target: Target,
+    concept: str,
+    pictures: Pictures,
+    steps: int = 300,
+    lr: float = 5e-3,
+    batch: int = 16,
+    seed: int = 0,
+    named: bool = False,
 ) -> Inverted:
     """Learns the embedding by the training loss on given pictures of the concept; nothing else is trained.
 
-    It starts from the mean of all tokens, so that the concept's own name is not used.
+    Args:
+        named: Start from the embeddings of the concept's name; otherwise from the mean of all tokens, so that the name
+            is not used.
     """
     generator = torch.Generator().manual_seed(seed)
-    count = len(target.pipe.tokenizer(name_of(concept), add_special_tokens=False).input_ids)
-    embedding = target.embeddings.detach().mean(0).repeat(count, 1).requires_grad_(True)
+    name = target.pipe.tokenizer(name_of(concept), add_special_tokens=False).input_ids
+    vectors = target.embeddings.detach()
+    embedding = (vectors[name] if named else vectors.mean(0).repeat(len(name), 1)).clone().requires_grad_(True)
     optimizer, found = torch.optim.Adam([embedding], lr), Inverted(embedding)
     for _ in range(steps):
         noised = target.noised(pictures, batch, generator)

@@ -136,13 +136,18 @@ def by_prompt_search(a: Attacker) -> dict:
     return {**result, "free": [f.text for f in found], "loss": [[f.losses[0], f.losses[-1]] for f in found]}
 
 
-def by_inversion(a: Attacker) -> dict:
-    """A learned embedding in the place of the concept's name."""
-    c = a.config
-    found = invert(a.target, a.concept, a.shown, c.inversion_steps, c.inversion_lr, seed=c.seed)
-    with torch.no_grad():
-        result = a.judged(states(a.target, a.prompts, a.concept, found.embedding))
-    return {**result, "loss": [found.losses[0], found.losses[-1]] if found.losses else []}
+def inverting(named: bool) -> Callable[[Attacker], dict]:
+    """A learned embedding in the place of the concept's name, from nothing or from that name's own."""
+
+    def attack(a: Attacker) -> dict:
+        c = a.config
+        found = invert(a.target, a.concept, a.shown, c.inversion_steps, c.inversion_lr, seed=c.seed, named=named)
+        with torch.no_grad():
+            result = a.judged(states(a.target, a.prompts, a.concept, found.embedding))
+        return {**result, "loss": [found.losses[0], found.losses[-1]] if found.losses else []}
+
+    attack.__doc__ = f"Textual inversion from {'the name' if named else 'the mean of all tokens'}."
+    return attack
 
 
 def by_image(a: Attacker) -> dict:
@@ -202,7 +207,8 @@ ATTACKS: dict[str, Callable[[Attacker], dict]] = {
     "plain": by_plain_prompt,
     "paraphrase": by_paraphrase,
     "prompt": by_prompt_search,
-    "inversion": by_inversion,
+    "inversion": inverting(named=False),
+    "inversion-name": inverting(named=True),
     "image": by_image,
     "relearn-lora": relearning("lora", False),
     "relearn-full": relearning("full", False),

@@ -1,7 +1,9 @@
-"""Adversarial rounds: shifts of the text states that still bring the concept back, found by gradient and forgotten too.
+"""Adversarial rounds: shifts of the text states that still bring the concept back, followed while they are forgotten.
 
 The inner attack of AdvUnlearn (arXiv 2405.15234) and STEREO (arXiv 2408.16807), but on what the denoiser is given
-rather than on tokens: no text encoder is needed, and what tokens or learned embeddings can say lies within reach.
+rather than on tokens: no text encoder is needed, and what tokens or learned embeddings can say lies within reach. The
+attack takes one signed step (arXiv 1706.06083, eq. 1) for each training step instead of many before it, as it goes on
+from where it was (arXiv 1904.12843): the defence never meets the same shift twice.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import torch
 
 from .families import Conditions, select
 
-SHIFTS = 4  # found per round; every second one starts from the empty prompt instead of the concept's
-ITERATIONS = 20
-RATE = 0.1  # of the text states' standard deviation, per iteration
+SHIFTS = 8  # more of them each round; every second one starts from the empty prompt instead of the concept's
+STEPS = 80  # training steps of a round
+RATE = 0.1  # of the text states' standard deviation, per step
 
 
 class Adversary:
@@ -55,15 +57,24 @@ class Adversary:
         """Numbers (count,) for held-out records: none and each of the shifts in turn."""
         return torch.arange(count) % (len(self) + 1)
 
-    def attack(self, loss: Callable[[torch.Tensor], torch.Tensor], generator: torch.Generator) -> None:
-        """Adds `SHIFTS` shifts, each lowered in `loss(number)`, the distance to the concept under that shift."""
-        size = self.text.float().std()
-        for _ in range(SHIFTS):
-            start = 0.1 * size * torch.randn(self.shifts.shape[1:], generator=generator).to(self.text.device)
-            shift = start.requires_grad_(True)
-            optimizer, found = torch.optim.Adam([shift], lr=RATE * size.item()), self.shifts
-            for _ in range(ITERATIONS):
-                self.shifts = torch.cat([found, shift[None]])
-                (shift.grad,) = torch.autograd.grad(loss(torch.tensor(len(self))), shift)
-                optimizer.step()
-            self.shifts = torch.cat([found, shift.detach()[None]])
+    def start(self, generator: torch.Generator) -> None:
+        """Adds `SHIFTS` small random shifts, from where `follow` goes on."""
+        fresh = 0.1 * torch.randn(SHIFTS, *self.shifts.shape[1:], generator=generator).to(self.text)
+        self.shifts = torch.cat([self.shifts, self.size * fresh])
+
+    @property
+    def size(self) -> float:
+        """The text states' standard deviation."""
+        return self.text.float().std().item()
+
+    def pull(self, loss: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Gradient of a loss by all shifts, (K, tokens, width)."""
+        self.shifts.requires_grad_(True)
+        try:
+            return torch.autograd.grad(loss(), self.shifts)[0]
+        finally:
+            self.shifts.requires_grad_(False)
+
+    def follow(self, pull: torch.Tensor) -> None:
+        """One step of the shifts down a loss with this gradient; those that it does not depend on stay."""
+        self.shifts = self.shifts - RATE * self.size * pull.sign()

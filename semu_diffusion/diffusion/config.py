@@ -71,7 +71,7 @@ class EraseConfig:
     stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
     cooldown: int = option(30, "Steps over which the learning rate falls to 0 once that is reached.")
     adversarial: int = option(
-        0, "Rounds of seeking text states that still draw the concept and forgetting those too; --steps is per round."
+        0, "Rounds of 80 more steps, in which text states that still draw the concept are sought and forgotten too."
     )
     latents: int = option(48, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(80, "Latents of other things.")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 
 from ..adapter.subspace import Basis, captured, extend, find_basis, gradients, matrix, param_groups
 from ..adapter.weights import save_atomic, semu_layers
-from .adversary import Adversary
+from .adversary import STEPS, Adversary
 from .config import EraseConfig
 from .families import Family, moved
 from .objectives import OBJECTIVES, remaining_share, squared_error
@@ -149,8 +149,11 @@ class Trainer:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
     def end(self, progress: Progress) -> int:
-        """The last step: `cooldown` steps after the stop rule was met, `config.steps` a round at the latest."""
-        last = self.config.steps * (1 + self.config.adversarial)
+        """The last step: `cooldown` steps after the stop rule was met, or the end of the last round."""
+        last, attacks = self.config.steps, progress.attacks
+        if self.config.adversarial:
+            begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
+            return begun + STEPS * (self.config.adversarial - over)
         return min(progress.reached + self.config.cooldown, last) if progress.reached else last
 
     def rate(self, progress: Progress) -> float:
@@ -183,7 +186,7 @@ class Trainer:
                 progress.history.append(row)
                 if self.attack_due(progress):
                     self.attack(progress)
-                progress.reached = progress.reached or progress.step * self.met(progress)
+                progress.reached = progress.reached or progress.step * (self.met(progress) and not progress.attacks)
                 report(row)
                 if progress.step % self.config.save_every == 0:
                     self.save(optimizer, progress)
@@ -197,6 +200,8 @@ class Trainer:
     def step(self, model: nn.Module, optimizer, step: int) -> dict:
         """One optimizer step over `accumulate` parts of the batch."""
         whole, n = self.batch(step), self.config.accumulate
+        if len(self.adversary):
+            self.follow(whole)
         row = {"step": step + 1}
         for part in zip(*(v.tensor_split(n) for v in (whole.forget, whole.keep, whole.shift)), strict=True):
             loss, parts = self.loss(model, Batch(*part))
@@ -213,31 +218,38 @@ class Trainer:
         return row
 
     def met(self, progress: Progress) -> bool:
-        """True once the last two measurements, of those since the last attack, are at or below `stop_at`."""
-        last = max(progress.attacks, default=0)
-        left = [row["left"] for row in progress.history[last:] if "left" in row]
+        """True once the last two measurements are at or below `stop_at`."""
+        left = [row["left"] for row in progress.history if "left" in row]
         return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at
 
     # ------------------------------------------------------------------------------------------ attacks
 
     def attack_due(self, progress: Progress) -> bool:
-        """True while rounds are left, once what is known is forgotten or the steps of a round are over."""
-        begun = max(progress.attacks, default=0)
-        over = self.met(progress) or progress.step - begun >= self.config.steps
+        """True while rounds are left, once the one before is over; the first once the plain prompts are forgotten."""
+        if progress.attacks:
+            over = progress.step - progress.attacks[-1] >= STEPS
+        else:
+            over = self.met(progress) or progress.step >= self.config.steps
         return len(progress.attacks) < self.config.adversarial and over
 
     def attack(self, progress: Progress) -> None:
-        """Seeks shifts under which the adapted model answers as the frozen one does to the concept."""
+        """Begins a round: more shifts, which `follow` then takes to where the concept is drawn."""
         generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + len(progress.attacks))
-
-        def distance(number: torch.Tensor) -> torch.Tensor:
-            index = self.forget[torch.randint(len(self.forget), (self.config.batch_size,), generator=generator)]
-            concept = self.states.concept[index].to(self.accelerator.device)
-            return squared_error(self.predict(self.family.model, index, number.expand(len(index))), concept)
-
-        self.adversary.attack(distance, generator)
-        self.adversary.shifts = broadcast(self.adversary.shifts)  # rounding may differ by device
+        self.adversary.start(generator)
         progress.attacks.append(progress.step)
+
+    def follow(self, batch: Batch) -> None:
+        """Moves the shifts of a batch to where the adapted model answers more as the frozen one does to the concept."""
+        hit, pull = batch.shift > 0, torch.zeros_like(self.adversary.shifts)
+        for index, number in zip(*(v[hit].tensor_split(self.config.accumulate) for v in (batch.forget, batch.shift))):
+            if len(index):
+                pull = pull + self.adversary.pull(lambda: self.distance(index, number))  # noqa: B023
+        self.adversary.follow(self.accelerator.reduce(pull))
+
+    def distance(self, index: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """How far the model's answers to records under shifts are from the frozen model's to the concept, summed."""
+        concept = self.states.concept[index].to(self.accelerator.device)
+        return (self.predict(self.family.model, index, shift).float() - concept).square().sum()
 
     # ----------------------------------------------------------------------------------------- refresh
 
