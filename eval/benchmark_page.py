@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attack_tables import attacks_section, relearning_plot
 from benchmark_jobs import SCORES
-from peers.diffusion import METHODS, ROUNDS
+from peers.diffusion import METHODS, ROBUST
 from records import read_json, write_text
 from tables import made_with, shown, table
 from verdict import OURS, against_peers, verdict
@@ -123,7 +123,8 @@ def page(found: dict, attacks: dict) -> str:
     bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in reported if "base" in row]
     intro = INTRO.format(
         evaluations=found["protocol"]["budget"]["evaluations"],
-        rounds=ROUNDS,
+        rounds=ROBUST["adversarial"],
+        strength=ROBUST["strength"],
         validation=", ".join(found["protocol"]["validation"]),
         concepts=", ".join(dict.fromkeys(row["concept"] for row in reported)),
         seeds=", ".join(str(seed) for seed in sorted({row["seed"] for row in reported})),

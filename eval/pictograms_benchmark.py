@@ -112,7 +112,7 @@ def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None
         more = {m: further(m, best(m)) for m in tried}
         run(search_jobs(more, validation))
         tried = {m: tried[m] + more[m] for m in tried}
-    return {m: best(source[m]) for m in methods}
+    return {m: {**best(source[m]), **METHODS[m].more} for m in methods}
 
 
 def line(row: dict) -> str:

@@ -82,7 +82,7 @@ def test_a_method_takes_over_the_setting_of_the_one_it_is_like():
 
     chosen = search(["ours-robust"], rows, run)
     assert set(ran) == {"ours-remain"}
-    assert chosen == {"ours-robust": first_settings("ours-remain")[0]}
+    assert chosen == {"ours-robust": {**first_settings("ours-remain")[0], **METHODS["ours-robust"].more}}
 
 
 def test_the_next_value_beyond_an_end():

@@ -29,7 +29,7 @@ from .sfron import sfron
 from .uce import uce
 from .work import Budget, Edited, Meter, Work, parameter_count
 
-__all__ = ["METHODS", "ROUNDS", "Budget", "Edited", "Method", "Work", "edit"]
+__all__ = ["METHODS", "ROBUST", "Budget", "Edited", "Method", "Work", "edit"]
 
 # UA / IRA / CRA for styles and for objects, UnlearnCanvas' own leaderboard (SD 1.5, 50 styles x 20 objects).
 CANVAS = {
@@ -45,6 +45,7 @@ class Method:
 
     claim: UA / IRA / CRA on UnlearnCanvas, styles then objects, where it lists the method.
     like: The method whose chosen setting it takes over, instead of a search of its own.
+    more: What it sets beside that, or otherwise.
     """
 
     title: str
@@ -53,10 +54,11 @@ class Method:
     search: dict[str, tuple] = field(default_factory=dict)
     claim: str = ""
     like: str = ""
+    more: dict = field(default_factory=dict)
 
 
 RATES = (3e-5, 1e-4, 3e-4)
-ROUNDS = 4  # of `semu erase --adversarial`; they come on top of the budget
+ROBUST = {"adversarial": 1, "strength": 1.0}  # options of `semu erase`; the round comes on top of the budget
 SEMU = {"lr": (2e-2, 5e-2, 1e-1), "strength": (0.75, 1.0)}
 METHODS = {
     "esd-x": Method("ESD-x", "arXiv 2303.07345", esd_x, {"lr": RATES, "strength": (0.5, 1.0)}, CANVAS["ESD"]),
@@ -88,7 +90,7 @@ METHODS = {
     "ours-euclidean": Method("ours, Euclidean", "", variant("euclidean", 1.0), SEMU),
     "ours-remain-free": Method("ours, remain geometry, no keep prompts", "", variant("remain", 0.0), SEMU),
     "ours-remain": Method("ours, remain geometry", "", variant("remain", 1.0), SEMU),
-    "ours-robust": Method("ours, adversarial", "", variant("remain", 1.0, adversarial=ROUNDS), like="ours-remain"),
+    "ours-robust": Method("ours, adversarial", "", variant("remain", 1.0), like="ours-remain", more=ROBUST),
 }  # fmt: skip
 
 

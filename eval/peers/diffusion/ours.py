@@ -47,11 +47,11 @@ def affordable(config: EraseConfig, budget: Budget) -> int:
     return steps
 
 
-def variant(geometry: str, keep_weight: float, **fixed):
-    """`ours` with these choices, and more fields of `EraseConfig`, fixed."""
+def variant(geometry: str, keep_weight: float):
+    """`ours` with these choices."""
 
     def edit(pipe, concept: str, budget: Budget, seed: int, **options) -> Edited:
-        return ours(pipe, concept, budget, seed, geometry, keep_weight, **fixed, **options)
+        return ours(pipe, concept, budget, seed, geometry, keep_weight, **options)
 
     edit.__doc__ = f"SEMU, {geometry} basis, {'with' if keep_weight else 'without'} self-distilled keep prompts."
     return edit
