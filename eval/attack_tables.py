@@ -21,12 +21,13 @@ INTRO = """## Attacks
 Share of pictures that show the concept again, in percent with Wilson's 95 % interval over all of them: named by the
 oracle and coherent, that is, of one object and one style without doubt, neither flat nor noisy, and as close to a
 picture of the base model as 95 % of these are to each other. A picture that shows nothing is nobody's success.
-Attacked: {concepts}, the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model
+Attacked are the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model
 over the reported rows above; of those, the ones with UA ≥ {forgets:g} % are attacked by default. `prompt` seeks
 {tokens} free tokens by gradient, {iterations} swaps of {candidates} candidates each; `inversion` learns an embedding in
-{inversion_steps} steps; {seeds} pictures are judged of each of {contexts} prompts. A first round on knife, with 4
-pictures per prompt and 200 steps of inversion, hardly told the edited models apart: both were raised for all, and its
-rows dropped.
+{inversion_steps} steps from the mean of all tokens, `inversion-name` from the concept's own name (added after the other
+two had been looked at, before it was run on any peer or on any of these edits); {seeds} pictures are judged of each of
+{contexts} prompts. A first round on knife, with 4 pictures per prompt and 200 steps of inversion, hardly told the
+edited models apart: both were raised for all, and its rows dropped.
 """
 
 RECOVERY = """### Relearning
@@ -58,7 +59,15 @@ def attacks(found: dict) -> list[str]:
 
 def concepts(found: dict, names: list[str]) -> str:
     """The concepts that these attacks were run on, in words."""
-    return ", ".join(dict.fromkeys(row["concept"] for row in found["rows"] if row["attack"] in names))
+    return ", ".join(sorted({row["concept"] for row in found["rows"] if row["attack"] in names}))
+
+
+def together(found: dict) -> dict[str, list[str]]:
+    """Concepts, in words -> the attacks that were run on just these."""
+    groups = {}
+    for name in attacks(found):
+        groups.setdefault(concepts(found, [name]), []).append(name)
+    return groups
 
 
 def results(found: dict, method: str, attack: str) -> list[dict]:
@@ -91,13 +100,15 @@ def rate(own: list[dict]) -> str:
 
 def attacks_section(found: dict, summary: dict) -> str:
     """Attack success by method and attack, then how quickly the concept is relearned."""
-    names = attacks(found)
     mark = lambda m: f"**{title(m)}**" if keeps(m, summary) else title(m)  # noqa: E731
-    rows = [[mark(m), *(rate(results(found, m, n)) for n in names)] for m in methods(found)]
     config = found["protocol"]["attack"]
-    intro = INTRO.format(**config, concepts=concepts(found, names), near=NEAR, forgets=FORGETS)
-    parts = [intro, table(["method", *names], rows), ""]
-    if tuned := [name for name in names if name in RELEARNING]:
+    parts = [INTRO.format(**config, near=NEAR, forgets=FORGETS)]
+    for words, names in together(found).items():
+        rows = [
+            [mark(m), *own] for m in methods(found) if {*(own := [rate(results(found, m, n)) for n in names])} - {"–"}
+        ]
+        parts += [f"On {words}:", "", table(["method", *names], rows), ""]
+    if tuned := [name for name in attacks(found) if name in RELEARNING]:
         looks = ", ".join(str(k) for k in config["relearn_steps"] if k)
         parts += [RECOVERY.format(**config, looks=looks, concepts=concepts(found, tuned)), relearning_table(found), ""]
     return "\n".join([*parts, made_with(found)])
@@ -108,7 +119,8 @@ def relearning_table(found: dict) -> str:
     last = max(found["protocol"]["attack"]["relearn_steps"])
     shown = lambda r: f"> {last}" if r["steps_to_half"] is None else str(r["steps_to_half"])  # noqa: E731
     names = [n for n in attacks(found) if n in RELEARNING]
-    rows = [[title(m), *(", ".join(map(shown, results(found, m, n))) or "–" for n in names)] for m in methods(found)]
+    cells = {m: [", ".join(map(shown, results(found, m, n))) or "–" for n in names] for m in methods(found)}
+    rows = [[title(m), *own] for m, own in cells.items() if {*own} - {"–"}]
     return table(["method", *names], rows)
 
 

@@ -13,6 +13,7 @@ from tables import table
 from semu_diffusion.evaluation.intervals import bootstrap
 
 OURS, ROBUST = "ours-remain", "ours-robust"
+RESISTED = ("prompt", "inversion", "inversion-name")
 LEAST_UA, MOST_LOST, MOST_TRAINED = 98.0, 2.0, 1.0  # %, points, % of the denoiser's parameters
 
 INTRO = """## Ours against each peer
@@ -137,6 +138,6 @@ def verdict(found: dict, attacked: dict) -> str:
     """What was asked, what was measured, and whether it is met; attacks only as far as they were run."""
     lines = [line for m in (OURS, ROBUST) if "scores" in found["summary"].get(m, {}) for line in forgetting(found, m)]
     if attacked:
-        lines += [line for name in ("prompt", "inversion") for line in resisting(found, attacked, name)]
+        lines += [line for name in RESISTED for line in resisting(found, attacked, name)]
         lines += [line for name in ("relearn-lora", "relearn-full") for line in relearning(found, attacked, name)]
     return ASKED + table(["asked", "measured", "met"], list(map(list, lines))) + "\n"

@@ -22,7 +22,7 @@ from semu_diffusion.diffusion.pipeline import denoiser
 
 SMALL = Budget(evaluations=110, latents=4, keep_latents=4, sampler_steps=3, batch_size=4)
 OURS = replace(SMALL, evaluations=170)  # its stop rule looks at held-out records
-QUICK = {"gradient_records": 8, "steps": 2}  # of our own methods
+QUICK = {"gradient_records": 8, "moment_records": 8, "steps": 2}  # of our own methods
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def test_each_method_edits_within_its_budget(name, pipe):
     text, t = torch.randn(2, 16, 32), torch.tensor([500, 100])
     with torch.no_grad():
         old = denoiser(pipe)(x, t, text).sample
-    budget, extra = (OURS, QUICK) if name.startswith("ours") else (SMALL, {})
+    budget, extra = (OURS, {**QUICK, **METHODS[name].more}) if name.startswith("ours") else (SMALL, {})
     edited, facts = edit(name, pipe, "cigarette", budget, 0, **extra)
     with torch.no_grad():
         assert not torch.equal(denoiser(edited.pipe)(x, t, text).sample, old)
-    assert facts["evaluations"] <= budget.evaluations or name == "ours-robust"  # its attacks come on top
+    assert facts["evaluations"] <= budget.evaluations or name == "ours-robust"  # its round comes on top
     assert facts["seconds"] > 0
     assert facts["gradient_evaluations"] <= facts["evaluations"]
     assert facts["trained"] > 0 and facts["shipped_bytes"] > 0

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import attack_tables
 import benchmark_page
 import pictograms_attacks
 import pytest
@@ -139,6 +140,22 @@ def test_summary_intervals_and_front():
     assert pareto(found) == ["uce", "esd-x"] and found["uce"]["front"] and "front" not in found["full"]
 
 
+def test_time_and_memory_are_those_of_the_last_seed():
+    rows = [row(m, 90, 80, seed=s) for m in ("uce", "esd-x") for s in range(2)] + [row("full", 90, 80)]
+    for seconds, own in enumerate(rows):
+        own["cost"] = {**own["cost"], "seconds": seconds, "trained": seconds}
+    costs = {m: own["cost"] for m, own in summary(rows).items()}
+    assert [costs[m]["seconds"] for m in ("uce", "esd-x", "full")] == [1, 3, 4]
+    assert [costs[m]["trained"] for m in ("uce", "esd-x", "full")] == [0.5, 2.5, 4]
+
+
+def test_attacks_are_shown_with_those_on_the_same_concepts():
+    done = [("uce", "plain", "knife"), ("uce", "plain", "dog"), ("uce", "int8", "knife"), ("esd-x", "plain", "dog")]
+    found = [{"method": m, "attack": a, "concept": c, "result": {"success": 0.5, "pictures": 4}} for m, a, c in done]
+    attacked = {"rows": found}
+    assert attack_tables.together(attacked) == {"dog, knife": ["plain"], "knife": ["int8"]}
+
+
 def test_a_trial_on_a_tiny_model(tiny_model, tmp_path):
     budget = Budget(evaluations=120, latents=2, keep_latents=2, sampler_steps=2, batch_size=2)
     judged = []
@@ -184,7 +201,7 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     benchmark_page.main()
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "**UCE** | 2 | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
-    assert "| UCE | 25 |" in page
+    assert "| UCE | 25 |" in page and "On knife:" in page
     assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
     for name in ("benchmark.png", "relearning.png"):
         assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
