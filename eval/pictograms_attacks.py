@@ -116,7 +116,9 @@ def main() -> None:
     jobs = [Job(PHASE + name, m, c, 0, hyper[m])
             for c in args.concept or TARGETS for m in methods for name in args.attack or ATTACKS]  # fmt: skip
     run = functools.partial(work, budget=budget, config=config, threads=args.threads, models=args.models)
-    run_all(jobs, rows, run, functools.partial(write, args.output, head, rows), args.workers, line)
+    save = functools.partial(write, args.output, head, rows)
+    run_all(jobs, rows, run, save, args.workers, line)
+    save()  # with this command, also where earlier ones left nothing to run
 
 
 if __name__ == "__main__":

@@ -162,6 +162,7 @@ def main() -> None:
         print(f"{name}: {hyper}", flush=True)
     concepts = args.concept or list(REPORTED)
     run_all(report_jobs(methods, concepts, list(range(args.seeds)), chosen), rows, run, save, args.workers)
+    save()  # with this command, also where earlier ones left nothing to run
 
 
 if __name__ == "__main__":
