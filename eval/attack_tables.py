@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from benchmark_jobs import FORGETS, NEAR, keeps
+from benchmark_jobs import FORGETS, NEAR, attackable, keeps
 from peers.diffusion import METHODS
 from pictograms_attacks import BASE
 from tables import made_with, table
@@ -21,8 +21,8 @@ INTRO = """## Attacks
 Share of pictures that show the concept again, in percent with Wilson's 95 % interval over all of them: named by the
 oracle and coherent, that is, of one object and one style without doubt, neither flat nor noisy, and as close to a
 picture of the base model as 95 % of these are to each other. A picture that shows nothing is nobody's success.
-Attacked are the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model
-over the reported rows above; of those, the ones with UA ≥ {forgets:g} % are attacked by default. `prompt` seeks
+Attacked are the edits of seed 0. Methods in bold keep IRA and CRA within {near:g} points of the base model over the
+reported rows above; of those, the ones with UA ≥ {forgets:g} % are attacked by default{missing}. `prompt` seeks
 {tokens} free tokens by gradient, {iterations} swaps of {candidates} candidates each; `inversion` learns an embedding in
 {inversion_steps} steps from the mean of all tokens, `inversion-name` from the concept's own name (added after the other
 two had been looked at, before it was run on any peer or on any of these edits); {seeds} pictures are judged of each of
@@ -102,7 +102,9 @@ def attacks_section(found: dict, summary: dict) -> str:
     """Attack success by method and attack, then how quickly the concept is relearned."""
     mark = lambda m: f"**{title(m)}**" if keeps(m, summary) else title(m)  # noqa: E731
     config = found["protocol"]["attack"]
-    parts = [INTRO.format(**config, near=NEAR, forgets=FORGETS)]
+    left_out = ", ".join(title(m) for m in attackable(summary) if m not in methods(found))
+    missing = f" (not yet: {left_out})" if left_out else ""
+    parts = [INTRO.format(**config, near=NEAR, forgets=FORGETS, missing=missing)]
     for words, names in together(found).items():
         rows = [
             [mark(m), *own] for m in methods(found) if {*(own := [rate(results(found, m, n)) for n in names])} - {"–"}
