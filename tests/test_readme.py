@@ -161,6 +161,7 @@ def test_what_is_said_of_ours_and_others_is_so():
     kept = {m: own["changes"]["kept"]["mean"] for m, own in summary.items() if m in attackable(summary)}
     assert {m for m in kept if kept[m] > kept["ours-remain"]} == {"uce", "sfr-on"}
     assert max(kept.values()) - kept["ours-remain"] < 0.3 and "UCE and SFR-on keep up to 0.3 points more" in words
+    assert sfron["scores"]["UA"]["mean"] == 100 and "SFR-on forgets all" in words
     assert sfron["scores"]["context"]["mean"] < 20 < 97 < robust["scores"]["context"]["mean"]
     assert all(again("ours-robust", a) == again("salun", a) == 0 for a in RESISTED)
     others = [m for m in attackable(summary) if m not in ("ours-robust", "salun")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -243,7 +244,7 @@ class Trainer:
         hit, pull = batch.shift > 0, torch.zeros_like(self.adversary.shifts)
         for index, number in zip(*(v[hit].tensor_split(self.config.accumulate) for v in (batch.forget, batch.shift))):
             if len(index):
-                pull = pull + self.adversary.pull(lambda: self.distance(index, number))  # noqa: B023
+                pull = pull + self.adversary.pull(partial(self.distance, index, number))
         self.adversary.follow(self.accelerator.reduce(pull))
 
     def distance(self, index: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
