@@ -98,6 +98,11 @@ def rate(own: list[dict]) -> str:
     return f"{success:.1f} ({low:.0f}–{high:.0f})"
 
 
+def measured(names: list[str], cells: dict[str, list[str]]) -> str:
+    """A table of a cell per attack for each method, less the methods on which none of them was run."""
+    return table(["method", *names], [[m, *own] for m, own in cells.items() if {*own} - {"–"}])
+
+
 def attacks_section(found: dict, summary: dict) -> str:
     """Attack success by method and attack, then how quickly the concept is relearned."""
     mark = lambda m: f"**{title(m)}**" if keeps(m, summary) else title(m)  # noqa: E731
@@ -106,10 +111,8 @@ def attacks_section(found: dict, summary: dict) -> str:
     missing = f" (not yet: {left_out})" if left_out else ""
     parts = [INTRO.format(**config, near=NEAR, forgets=FORGETS, missing=missing)]
     for words, names in together(found).items():
-        rows = [
-            [mark(m), *own] for m in methods(found) if {*(own := [rate(results(found, m, n)) for n in names])} - {"–"}
-        ]
-        parts += [f"On {words}:", "", table(["method", *names], rows), ""]
+        cells = {mark(m): [rate(results(found, m, n)) for n in names] for m in methods(found)}
+        parts += [f"On {words}:", "", measured(names, cells), ""]
     if tuned := [name for name in attacks(found) if name in RELEARNING]:
         looks = ", ".join(str(k) for k in config["relearn_steps"] if k)
         parts += [RECOVERY.format(**config, looks=looks, concepts=concepts(found, tuned)), relearning_table(found), ""]
@@ -121,9 +124,8 @@ def relearning_table(found: dict) -> str:
     last = max(found["protocol"]["attack"]["relearn_steps"])
     shown = lambda r: f"> {last}" if r["steps_to_half"] is None else str(r["steps_to_half"])  # noqa: E731
     names = [n for n in attacks(found) if n in RELEARNING]
-    cells = {m: [", ".join(map(shown, results(found, m, n))) or "–" for n in names] for m in methods(found)}
-    rows = [[title(m), *own] for m, own in cells.items() if {*own} - {"–"}]
-    return table(["method", *names], rows)
+    cells = {title(m): [", ".join(map(shown, results(found, m, n))) or "–" for n in names] for m in methods(found)}
+    return measured(names, cells)
 
 
 def relearning_plot(found: dict, path: Path) -> Path | None:

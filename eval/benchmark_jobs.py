@@ -143,7 +143,7 @@ def choose(rows: list[dict], method: str, tried: list[dict], validation: list[st
 def summary(rows: list[dict]) -> dict[str, dict]:
     """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front."""
     reported = [row for row in rows if row["phase"] == "report"]
-    found = {}
+    found, newest = {}, max((row["seed"] for row in reported), default=0)
     for method in dict.fromkeys(row["method"] for row in reported):
         own = [row for row in reported if row["method"] == method]
         whole = [row for row in own if "scores" in row]
@@ -151,7 +151,7 @@ def summary(rows: list[dict]) -> dict[str, dict]:
         if whole:
             table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
             table["changes"] = spread([change(r) for r in whole])
-            last = [r for r in whole if r["seed"] == max(row["seed"] for row in reported)] or whole
+            last = [r for r in whole if r["seed"] == newest] or whole
             table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
         found[method] = table
     for name in pareto(found):
