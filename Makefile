@@ -17,7 +17,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/.installed
-	$(BIN)/python eval/pictograms_all.py
+	$(BIN)/python -m eval.pictograms.each
 
 # torch comes first, on its own: with it settled, whatever else needs it cannot pull in another one.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -55,8 +55,10 @@ def add_set(parser: argparse.ArgumentParser, flag: str = "--set", help: str = "a
 
 
 def command() -> str:
-    """The command line of this program, for a shell."""
-    return shlex.join(["python", *sys.argv])
+    """The command line of this program, for a shell; of `python -m` the module's name, not its file's."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def machine(**more) -> dict:

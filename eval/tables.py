@@ -1,6 +1,6 @@
 """Writes docs/pictograms.md from the results files, so that no figure in the docs was typed by hand.
 
-python eval/tables.py
+python -m eval.tables
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from records import read_json, resolved, write_text
+from .records import read_json, resolved, write_text
 
 RESULTS = Path("eval/results")
 SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
@@ -127,7 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     parts = {"pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured}
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
-    title = "# Erasing pictograms: measured\n\nWritten by `python eval/tables.py` from the files in `eval/results/`.\n"
+    title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
     write_text(args.output, "\n".join([title, *found]))
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionPipeline
 
-from semu_diffusion.erasers import Erasers
+from semu_diffusion.hub.loaders import EraserLoaderMixin
 
 
-class SemuStableDiffusionPipeline(Erasers, StableDiffusionPipeline):
+class SemuStableDiffusionPipeline(EraserLoaderMixin, StableDiffusionPipeline):
     """StableDiffusionPipeline with `load_eraser` and the argument `erase`: {name of a loaded eraser: strength}."""

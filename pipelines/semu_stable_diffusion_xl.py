@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from diffusers import StableDiffusionXLPipeline
 
-from semu_diffusion.erasers import Erasers
+from semu_diffusion.hub.loaders import EraserLoaderMixin
 
 
-class SemuStableDiffusionXLPipeline(Erasers, StableDiffusionXLPipeline):
+class SemuStableDiffusionXLPipeline(EraserLoaderMixin, StableDiffusionXLPipeline):
     """StableDiffusionXLPipeline with `load_eraser` and the argument `erase`: {name of a loaded eraser: strength}."""

@@ -41,7 +41,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
-from semu_diffusion.pictograms import ASSETS, OBJECTS, SIZE, STYLES, SYNONYMS, Oracle, article, caption, load_oracle
+from semu_diffusion.pictograms.oracle import Oracle, load_oracle
+from semu_diffusion.pictograms.words import ASSETS, OBJECTS, SIZE, STYLES, SYNONYMS, article, caption
 
 STAGES = ("render", "oracle", "autoencoder", "latents", "decoder", "unet", "export", "check")
 TEMPLATES = (

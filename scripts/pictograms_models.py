@@ -8,7 +8,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from semu_diffusion.pictograms import OBJECTS, SIZE, STYLES, SYNONYMS
+from semu_diffusion.pictograms.words import OBJECTS, SIZE, STYLES, SYNONYMS
 
 TOKENS = 32  # length of a tokenized caption
 LATENT_CHANNELS = 12  # with 4 or 8, colours come very late in the autoencoder's training

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from semu_diffusion.pictograms import OBJECTS, SIZE, STYLES
+from semu_diffusion.pictograms.words import OBJECTS, SIZE, STYLES
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI = dict(zip(OBJECTS, "🚬🔪💣🍷🍺🐱🐶✈🚀🚗🍎🍌🍕🎸☂🏠🌳🌻🐟🦋⚽👑🎈🍄", strict=True))

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -16,8 +15,6 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "semu_diffusion" / "assets" / "pictograms"
-
-sys.path.insert(0, str(ROOT / "eval"))  # where the benchmark programs import each other from
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +60,24 @@ def family_folder(tmp_path_factory):
     from tiny_families import build_family
 
     return functools.cache(lambda name: build_family(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A local server that answers as the Hub does."""
+    from hub_stub import Hub
+
+    hub = Hub()
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.ENDPOINT", hub.url)
+    monkeypatch.setattr(
+        f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("diffusers.loaders.lora_base.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_dummy")
+    yield hub
+    if hub.up:
+        hub.close()

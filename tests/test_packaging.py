@@ -2,6 +2,7 @@
 
 import ast
 import glob
+import importlib
 import json
 import subprocess
 import sys
@@ -24,11 +25,10 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Package data
 
 
-@pytest.mark.parametrize("folder", ["assets", "templates"])
+@pytest.mark.parametrize("folder", ["assets", "evaluation"])
 def test_every_data_file_is_shipped(folder):
-    if not (PACKAGE / folder).is_dir():
-        pytest.skip(f"semu_diffusion/{folder} does not exist yet")
-    files = {path.relative_to(PACKAGE) for path in (PACKAGE / folder).rglob("*") if path.is_file()}
+    within = (path for path in (PACKAGE / folder).rglob("*") if path.is_file())
+    files = {path.relative_to(PACKAGE) for path in within if path.suffix not in (".py", ".pyc")}
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["semu_diffusion"]
     shipped = {Path(hit) for pattern in patterns for hit in glob.glob(pattern, root_dir=PACKAGE, recursive=True)}
     assert files, f"semu_diffusion/{folder} is empty"
@@ -80,27 +80,78 @@ def test_imported_modules(source, name):
     assert name in imported_modules(source, "semu_diffusion.adapter")
 
 
-@pytest.mark.parametrize(
-    ("layer", "forbidden"),
-    [
-        ("adapter", ("diffusion", "classification", "cli", "hub")),
-        ("diffusion", ("classification",)),
-        ("classification", ("diffusion",)),
-        ("display", ("diffusion", "classification")),
-    ],
+# From the top to the ground. A room imports from lower floors only; two rooms on one floor leave each other alone.
+FLOORS = (
+    ("cli",),
+    ("attacks",),
+    ("evaluation",),
+    ("hub",),
+    ("diffusion", "classification"),
+    ("adapter",),
+    ("metrics", "pictograms"),
 )
-def test_layers_do_not_reach_across(layer, forbidden):
-    files = sorted((PACKAGE / layer).rglob("*.py")) or [PACKAGE / f"{layer}.py"]
-    if not files[0].is_file():
-        pytest.skip(f"semu_diffusion.{layer} does not exist yet")
-    found = []
-    for path in files:
-        package = ".".join(path.parent.relative_to(ROOT).parts)
-        for name in imported_modules(path.read_text(encoding="utf-8"), package):
-            parts = name.split(".")
-            if parts[0] == "semu_diffusion" and len(parts) > 1 and parts[1] in forbidden:
-                found.append(f"{path.relative_to(ROOT)}: {name}")
-    assert not found
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+SHARED = ("callbacks", "lazy", "options", "versions")  # files at the top level, which all may import
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_of(path: Path, typing_only: bool = False) -> set[str]:
+    """The modules of this package that a file imports; not those that only a type checker follows."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing_only:
+            node.body = [ast.Pass()]
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    found = imported_modules(ast.unparse(tree), package)
+    named = {name for name in found if name in MODULES}
+    packages = {f"{name}.__init__" for name in found if f"{name}.__init__" in MODULES}
+    return {name for name in named | packages if MODULES[name] != path}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_its_floor():
+    tops = {room_of(module) for module in MODULES if module != "semu_diffusion.__init__"}
+    assert tops == {*ROOMS, *SHARED}
+
+
+@pytest.mark.parametrize("room", [*ROOMS, *SHARED])
+def test_imports_run_one_way(room):
+    back = []
+    for module, path in MODULES.items():
+        if room_of(module) != room:
+            continue
+        for target in imports_of(path):
+            to = room_of(target)
+            if to in (room, "__init__", *SHARED):
+                continue
+            if room in SHARED or ROOMS[to] <= ROOMS[room]:
+                back.append(f"{module} -> {target}")
+    assert not back, "these imports run back up"
+
+
+def test_no_file_imports_in_a_circle():
+    arrows = {module: {t for t in imports_of(path) if not t.endswith("__init__")} for module, path in MODULES.items()}
+    left = dict(arrows)
+    while free := [module for module, targets in left.items() if not targets & left.keys()]:
+        for module in free:
+            del left[module]
+    circles = {module: sorted(targets & left.keys()) for module, targets in left.items()}
+    assert not circles, "these import each other, or stand above some that do"
+
+
+@pytest.mark.parametrize("package", sorted(m for m in MODULES if m.endswith("__init__")))
+def test_every_name_that_a_package_offers_is_there(package):
+    module = importlib.import_module(package.removesuffix(".__init__"))
+    for name in getattr(module, "__all__", ()):
+        assert getattr(module, name) is not None
+
+
+def test_no_file_is_long():
+    long = {str(p.relative_to(ROOT)): n for p in MODULES.values() if (n := p.read_text().count("\n")) > 350}
+    assert not long, "a file over 350 lines would read better as two rooms"
 
 
 # Versions

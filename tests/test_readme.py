@@ -6,15 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
-import attack_tables
-import verdict
-from attack_tables import BASE, pooled
-from attack_tables import results as attacked_by
-from benchmark_jobs import attackable
-from benchmark_page import ordered
-from classification_report import OURS, ranked
-from peers.diffusion import ROBUST
-
+from eval.classification.report import OURS, ranked
+from eval.peers.diffusion import ROBUST
+from eval.pictograms import attack_tables, verdict
+from eval.pictograms.attack_tables import BASE, pooled
+from eval.pictograms.attack_tables import results as attacked_by
+from eval.pictograms.jobs import attackable
+from eval.pictograms.page import ordered
 from semu_diffusion.diffusion import EraseConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +36,7 @@ def test_make_targets_exist():
 
 def test_commands_and_python_in_order(assets, tmp_path, monkeypatch, semu):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("semu_diffusion.suites.SAMPLER_STEPS", 1)
+    monkeypatch.setattr("semu_diffusion.evaluation.suites.pictograms.SAMPLER_STEPS", 1)
     commands = [line for line in COMMANDS if line.startswith("semu ")]
     assert {shlex.split(c)[1] for c in commands} >= {"erase", "generate", "eval", "models"}
     for command in commands:

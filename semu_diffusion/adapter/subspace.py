@@ -326,37 +326,6 @@ def install_bases(model: nn.Module, bases: dict[str, Basis], adapter_name: str =
     config.target_modules = list(config.ranks)
 
 
-def extend(basis: Basis, R: torch.Tensor, new: Basis, max_rank: int | None = None) -> tuple[Basis, torch.Tensor]:
-    """Adds the directions of `new` to a basis without changing its update: returns the basis and R padded with zeros.
-
-    The new directions are made orthogonal to the old ones; those that lie within them are dropped.
-    """
-    room = (max_rank or new.rank + basis.rank) - basis.rank
-    U = _new_directions(basis.U, new.U[:, : max(room, 0)])
-    V = _new_directions(basis.V, new.V[:, : max(room, 0)])
-    extra = min(U.shape[1], V.shape[1])
-    padded = F.pad(R.detach(), (0, extra, 0, extra))  # (r + extra, r + extra)
-    S = torch.cat([basis.S, new.S[:extra]])
-    return Basis(torch.cat([basis.U, U[:, :extra]], 1), S, torch.cat([basis.V, V[:, :extra]], 1), new.energy), padded
-
-
-def _new_directions(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Columns of `new` less their part in span(old), orthonormal; what adds nothing to those before is dropped."""
-    Q = torch.linalg.qr(old).Q
-    for column in new.T:
-        rest = column - Q @ (Q.T @ column)
-        rest = rest - Q @ (Q.T @ rest)  # twice is enough (Kahan)
-        if rest.norm() > 1e-4 * column.norm():
-            Q = torch.cat([Q, (rest / rest.norm())[:, None]], 1)
-    return Q[:, old.shape[1] :]
-
-
-def captured(G: torch.Tensor, U: torch.Tensor, V: torch.Tensor) -> float:
-    """Share of the energy of a gradient G (m, n) inside the span of U and V: how much of it R can follow."""
-    QU, QV = torch.linalg.qr(U).Q, torch.linalg.qr(V).Q
-    return ((QU.T @ G @ QV).square().sum() / G.square().sum().clamp_min(1e-45)).item()
-
-
 def param_groups(model: nn.Module, lr: float, adapter_name: str = "default") -> list[dict]:
     """One optimizer group per R with learning rate lr * ||W||_F / sqrt(min(m, n) r) / rms(||V_j||).
 

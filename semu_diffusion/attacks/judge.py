@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import torch
 
+from ..evaluation.grid import KINDS, judge, split
 from ..evaluation.intervals import wilson
-from ..evaluation.pictograms import KINDS, judge, split
-from ..pictograms import Oracle
+from ..pictograms.oracle import Oracle
+
+REFERENCE = 70_000_000  # first seed of the pictures that others are compared with
 
 
 class Verdict(NamedTuple):
@@ -83,3 +85,21 @@ class PictogramsJudge:
         return Verdict(
             named == KINDS[self.kind].index(self.name), near & (sure >= self.sure) & (low <= found) & (found <= high)
         )
+
+
+def pictograms_judge(base, concept: str, config, references=None):
+    """The judge of the embedded model; its references are drawn here where they are not given."""
+    from ..diffusion.concepts import name_of
+    from ..pictograms.oracle import load_oracle
+    from .judge import PictogramsJudge
+
+    references = draw_references(base, config) if references is None else references
+    return PictogramsJudge(name_of(concept), references, load_oracle())
+
+
+def draw_references(base, config):
+    """The base model's pictures of all objects in all styles, two of each."""
+    from ..pictograms.words import OBJECTS, STYLES, caption
+
+    prompts = [caption(o, s) for o in OBJECTS for s in STYLES] * 2
+    return base.draw_prompts(prompts, [REFERENCE + k for k in range(len(prompts))], config.steps, config.guidance)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..diffusion.concepts import TEMPLATES, kind_of, name_of
-from ..pictograms import SYNONYMS, article
+from ..pictograms.words import SYNONYMS, article
 from .target import Noised, Pictures, Target
 
 # Ways to say it that `diffusion.concepts.TEMPLATES`, from which erasing takes its prompts, does not have.

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 
 import torch
 
+from ..callbacks import Callback
 from ..diffusion.concepts import Vocabulary, kind_of, name_of, phrase
 from ..options import option
-from ..reporter import Silent
 from .files import combined, quantised
 from .image_guided import redraw
 from .inversion import invert, states
@@ -19,7 +19,7 @@ from .prompts import paraphrases, search_prompt
 from .relearn import fine_tune, steps_to
 from .target import Pictures, Target
 
-JUDGED, SHOWN, REFERENCE = 50_000_000, 60_000_000, 70_000_000  # first seeds: to be judged, to attack with, to compare
+JUDGED, SHOWN = 50_000_000, 60_000_000  # first seeds: to be judged, to attack with
 
 
 @dataclass
@@ -226,7 +226,7 @@ def run_attacks(
     names: list[str] | None = None,
     done: dict[str, dict] | None = None,
     save: Callable[[dict], None] = lambda found: None,
-    reporter: Silent | None = None,
+    callback: Callback | None = None,
 ) -> dict[str, dict]:
     """Attack -> {"success", "interval", "present", "coherent", "pictures", ...}; see `judge.rates`.
 
@@ -238,16 +238,16 @@ def run_attacks(
     Raises:
         ValueError: an unknown attack.
     """
-    names, reporter, found = names or list(ATTACKS), reporter or Silent(), dict(done or {})
+    names, callback, found = names or list(ATTACKS), callback or Callback(), dict(done or {})
     unknown = next((name for name in names if name not in ATTACKS), None)
     if unknown:
         raise ValueError(f"unknown attack {unknown!r}; known: {', '.join(ATTACKS)}")
-    reporter.stage("attacks", len(names))
+    callback.stage("attacks", len(names))
     for name in names:
         if name not in found:
             found[name] = ATTACKS[name](attacker)
             save(found)
-        reporter.advance(1)
+        callback.advance(1)
     return found
 
 

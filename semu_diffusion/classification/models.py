@@ -163,3 +163,17 @@ def save_classifier(model: nn.Module, folder: str | Path) -> Path:
     if kind:
         write_atomic(folder / "model.json", json.dumps({"model": kind, "arguments": model.arguments}))
     return folder
+
+
+def open_classifier(name: str, data, width: int, seed: int, device: str | None):
+    """The model at `--model`, on its device; the data are normalised as a transformers model wants them."""
+    import torch
+
+    from .models import load_classifier, normalise_like
+
+    model = load_classifier(name, len(data.classes), data.train.x.shape[1], width, seed)
+    normalise_like(name, model, (data.train, data.held_out, data.test))
+    try:
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from None

@@ -12,7 +12,7 @@ _EXPORTS = {
     "run_erasure": "erasure",
     "save_lora": "pipeline",
     "set_scale": "pipeline",
-    "set_weights": "many",
+    "set_weights": "multi_adapter",
 }
 __all__ = list(_EXPORTS)
 __getattr__, __dir__ = lazy(__name__, _EXPORTS)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..pictograms import article
+from ..pictograms.words import article
 
 # (subject and style, subject alone, style alone): {a} is the subject with its article, {o} without.
 TEMPLATES = (

@@ -43,7 +43,6 @@ class EraseConfig:
     # objective
     objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
     strength: float = option(0.75, "How far past the anchor to push, in distances from concept to anchor.")
-    alpha: float = option(1.0, "Weight of the forgetting loss.")
     beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
     keep_weight: float = option(
         1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting."
@@ -55,21 +54,17 @@ class EraseConfig:
     gamma_cross: float | None = option(None, "Another gamma for cross-attention (the paper: 1.0).")
     max_rank: int = option(32, "Most directions per layer.")
     geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
-    damping: float = option(1e-2, "Damping of the remain geometry, relative.")
     gradient_records: int = option(256, "Most records over which the forgetting gradient is summed.")
     moment_records: int = option(256, "Most records of what must stay, for the remain geometry.")
     sketch: int | None = option(
         None, "Sum the gradient as linear sketches of so many columns, where it does not fit; 64 is a good number."
     )
-    refresh: int = option(0, "Most times to extend the basis with the gradient of the adapted model.")
-    refresh_below: float = option(0.3, "Refresh once the bases capture less than this share of the gradient.")
     # training
     steps: int = option(200, "Most training steps.")
     lr: float = option(1e-1, "Learning rate, relative to the size of each layer's weight.")
     batch_size: int = option(8, "Forgotten, and as many kept, records per step, over all processes.")
     accumulate: int = option(1, "Gradient accumulation steps.")
     stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
-    cooldown: int = option(30, "Steps over which the learning rate falls to 0 once that is reached.")
     adversarial: int = option(
         0, "Rounds of 80 more steps, in which text states that still draw the concept are sought and forgotten too."
     )
@@ -96,18 +91,13 @@ class EraseConfig:
             (self.max_rank >= 1, "max-rank must be at least 1"),
             (self.geometry in ("euclidean", "remain"), "geometry must be euclidean or remain"),
             (self.strength >= 0, "strength must not be negative"),
-            (
-                self.keep_weight >= 0 and self.alpha > 0 and self.beta >= 0,
-                "alpha must be above 0; keep-weight and beta not below",
-            ),
+            (self.keep_weight >= 0 and self.beta >= 0, "keep-weight and beta must not be below 0"),
             (self.steps >= 1, "steps must be at least 1"),
-            (self.cooldown >= 0, "cooldown must not be negative"),
             (self.lr > 0, "lr must be above 0"),
             (self.batch_size >= 1 and self.accumulate >= 1, "batch-size and accumulate must be at least 1"),
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
-            (self.damping >= 0 and self.refresh >= 0, "damping and refresh must not be negative"),
             (self.adversarial >= 0, "adversarial must not be negative"),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),

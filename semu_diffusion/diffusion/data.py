@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from ..reporter import Silent
+from ..callbacks import Callback
 from .concepts import Pair, Vocabulary
 from .config import EraseConfig
 from .families import Family
@@ -23,7 +23,7 @@ def make_states(
     vocabulary: Vocabulary,
     work: Path | None,
     accelerator: Accelerator,
-    reporter: Silent,
+    callback: Callback,
 ) -> States:
     """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
     keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
@@ -34,21 +34,23 @@ def make_states(
     with accelerator.main_process_first():
         states = States.load(work / "states.safetensors", key) if work else None
         if states is None:
-            states = draw_states(family, config, forget, kept, reporter)
+            states = draw_states(family, config, forget, kept, callback)
             if work and accelerator.is_main_process:
                 states.save(work / "states.safetensors", key)
     return states
 
 
-def draw_states(family: Family, config: EraseConfig, forget: list[Pair], kept: list[Pair], reporter: Silent) -> States:
+def draw_states(
+    family: Family, config: EraseConfig, forget: list[Pair], kept: list[Pair], callback: Callback
+) -> States:
     """Every second forgotten latent follows its prompt, the others its anchor; kept ones follow their prompts."""
-    reporter.stage("forget latents", len(forget) + len(kept))
+    callback.stage("forget latents", len(forget) + len(kept))
     pictures = [load_images(source, family) for source in (config.forget_images, config.retain_images)]
     contexts = Contexts(family, [p for pair in (*forget, *kept) for p in (pair.prompt, pair.anchor)], config.guidance)
 
     def drawn(pairs: list[Pair], steer: list[bool], seed: int) -> list[dict]:
         return draw_records(
-            family, contexts, pairs, steer, config.sampler_steps, config.guidance, seed, BATCH, reporter.advance
+            family, contexts, pairs, steer, config.sampler_steps, config.guidance, seed, BATCH, callback.advance
         )
 
     def given(latents: torch.Tensor | None, pair: Pair) -> list[dict]:

@@ -21,13 +21,13 @@ from ..adapter import SemuConfig
 from ..adapter.config import erased_concepts
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
-from ..reporter import Silent
+from ..callbacks import Callback
 from .concepts import strangers, vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
-from .many import join_before, leave_before, load_before, train_beside
 from .memory import module_bytes, plan
+from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -54,13 +54,13 @@ def erase(pipe, concept: str | list[str], output: str | Path | None = None, **op
     Args:
         concept: A word, "... style", a .txt file of prompts, or several of these.
         output: Folder for the adapter, its LoRA and results.json; None writes nothing.
-        **options: Fields of `EraseConfig`; besides `overwrite`, `resume`, `reporter`, `device`.
+        **options: Fields of `EraseConfig`; besides `overwrite`, `resume`, `callback`, `device`.
 
     Raises:
         ValueError: bad options, an output folder in use, an unknown model.
         FloatingPointError: the loss became NaN; the last checkpoint is kept.
     """
-    run = {k: options.pop(k) for k in ("overwrite", "resume", "reporter", "device") if k in options}
+    run = {k: options.pop(k) for k in ("overwrite", "resume", "callback", "device") if k in options}
     return run_erasure(pipe, EraseConfig(concept=concept, **options), output, **run)
 
 
@@ -70,11 +70,11 @@ def run_erasure(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    reporter: Silent | None = None,
+    callback: Callback | None = None,
     device: str | None = None,
 ) -> Erasure:
     """`erase` with a config; see there."""
-    started, reporter = time.time(), reporter or Silent()
+    started, callback = time.time(), callback or Callback()
     name = pipe if isinstance(pipe, str) else base_name(pipe)
     pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
@@ -83,7 +83,7 @@ def run_erasure(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
         )
     for word in strangers(config.concept, vocabulary):
-        reporter.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
+        callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
     pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
@@ -104,10 +104,10 @@ def run_erasure(
     try:
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
-        config, fits = fitted(family, config, pairs[0].prompt, reporter)
-        states = make_states(family, config, pairs, vocabulary, work, accelerator, reporter)
+        config, fits = fitted(family, config, pairs[0].prompt, callback)
+        states = make_states(family, config, pairs, vocabulary, work, accelerator, callback)
         with idle_parts_parked(pipe, family):
-            bases = make_bases(family, config, states, accelerator, reporter)
+            bases = make_bases(family, config, states, accelerator, callback)
     except ValueError:  # the options do not fit the model or the pictures: nothing has begun
         if folder and accelerator.is_main_process:
             discard(folder)
@@ -117,7 +117,7 @@ def run_erasure(
     if config.on_top_of:
         train_beside(family.model)
     with idle_parts_parked(pipe, family):
-        progress = train(family, config, states, accelerator, work, reporter)
+        progress = train(family, config, states, accelerator, work, callback)
     freeze(family)
     facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
     if config.on_top_of:
@@ -160,7 +160,7 @@ def discard(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def fitted(family, config: EraseConfig, prompt: str, reporter: Silent) -> tuple[EraseConfig, dict]:
+def fitted(family, config: EraseConfig, prompt: str, callback: Callback) -> tuple[EraseConfig, dict]:
     """The choices that fit into --max-memory, and the fact of it; ValueError where none do."""
     if config.max_memory is None:
         return config, {}
@@ -168,7 +168,7 @@ def fitted(family, config: EraseConfig, prompt: str, reporter: Silent) -> tuple[
     parked = {} if family.pipe.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
     fixed = sum(module_bytes(m) for key, m in resident.items() if key not in parked)
     config, words = plan(family, config, adapter_config(config), prompt, fixed)
-    reporter.stage(f"memory: {words}")
+    callback.stage(f"memory: {words}")
     return config, {"memory": words}
 
 
@@ -204,15 +204,14 @@ def adapter_config(config: EraseConfig) -> SemuConfig:
         gamma_pattern=pattern,
         max_rank=config.max_rank,
         geometry=config.geometry,
-        damping=config.damping,
     )
 
 
 def make_bases(
-    family, config: EraseConfig, states: States, accelerator: Accelerator, reporter: Silent
+    family, config: EraseConfig, states: States, accelerator: Accelerator, callback: Callback
 ) -> dict[str, Basis]:
     """The bases from all forget records; every process computes the same sums, the first one's bases count."""
-    reporter.stage("gradient and SVD")
+    callback.stage("gradient and SVD")
     trainer = Trainer(family, config, states, accelerator, Path("."))
     model = family.model
     if config.gradient_checkpointing:
@@ -222,7 +221,7 @@ def make_bases(
         model, adapter_config(config), trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch
     )
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
-    reporter.ranks(bases)
+    callback.ranks(bases)
     return bases
 
 
@@ -236,17 +235,17 @@ def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str)
 
 
 def train(
-    family, config: EraseConfig, states: States, accelerator: Accelerator, work: Path | None, reporter: Silent
+    family, config: EraseConfig, states: States, accelerator: Accelerator, work: Path | None, callback: Callback
 ) -> Progress:
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(family, config, states, accelerator, work or Path(scratch))
-        reporter.stage("training R", trainer.end(Progress()))
+        callback.stage("training R", trainer.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")
 
         def report(row: dict) -> None:
-            reporter.row(row)
+            callback.row(row)
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
         progress = trainer.train(report)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -268,3 +270,13 @@ def pad_factors(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[s
         zeros = A.new_zeros(missing, *A.shape[1:]), B.new_zeros(len(B), missing, *B.shape[2:])
         padded[name] = torch.cat([A, zeros[0]]), torch.cat([B, zeros[1]], 1)
     return padded
+
+
+@contextlib.contextmanager
+def switched_off(pipe) -> Iterator[None]:
+    """The base model, for the time of the block."""
+    switch_adapters(pipe, False)
+    try:
+        yield
+    finally:
+        switch_adapters(pipe, True)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 
-from ..adapter.subspace import Basis, captured, extend, find_basis, gradients, matrix, param_groups
+from ..adapter.subspace import param_groups
 from ..adapter.weights import save_atomic, semu_layers
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
@@ -23,6 +22,9 @@ from .objectives import OBJECTIVES, remaining_share, squared_error
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
 
 CHECK_EVERY = 10  # steps between measurements of what is left
+COOLDOWN = (
+    30  # steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points
+)
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
 
@@ -40,7 +42,6 @@ class Progress:
     """Where training is; saved with each checkpoint."""
 
     step: int = 0
-    refreshes: int = 0
     reached: int = 0  # the step at which the stop rule was met, 0 before
     attacks: list[int] = field(default_factory=list)  # steps after which adversarial shifts were sought
     history: list[dict] = field(default_factory=list)
@@ -83,12 +84,12 @@ class Trainer:
         return OBJECTIVES[self.config.objective](concept, anchor, empty, self.config.strength)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """alpha * forgetting loss + keep and remain losses, in one forward pass; and its parts."""
+        """Forgetting, keep and remain losses in one forward pass; and the parts."""
         shift = torch.cat([batch.shift, torch.zeros_like(batch.keep)])
         predicted = self.predict(model, torch.cat([batch.forget, batch.keep]), shift)
         drop, stay = predicted.split([len(batch.forget), len(batch.keep)])
         forgetting = squared_error(drop, self.targets(batch.forget))
-        loss, parts = self.config.alpha * forgetting, {"forget": forgetting.item()}
+        loss, parts = forgetting, {"forget": forgetting.item()}
         if len(batch.keep):
             remain = self.states.kind[batch.keep] == REMAIN
             weight = torch.where(remain, self.config.beta, self.config.keep_weight).to(predicted.device)
@@ -150,17 +151,17 @@ class Trainer:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
     def end(self, progress: Progress) -> int:
-        """The last step: `cooldown` steps after the stop rule was met, or the end of the last round."""
+        """The last step: `COOLDOWN` steps after the stop rule was met, or the end of the last round."""
         last, attacks = self.config.steps, progress.attacks
         if self.config.adversarial:
             begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
             return begun + STEPS * (self.config.adversarial - over)
-        return min(progress.reached + self.config.cooldown, last) if progress.reached else last
+        return min(progress.reached + COOLDOWN, last) if progress.reached else last
 
     def rate(self, progress: Progress) -> float:
-        """Ten steps of warm-up, then constant; falls linearly over the last `cooldown` steps; / 5 per refresh."""
-        left = (self.end(progress) - progress.step) / max(self.config.cooldown, 1)
-        return min(1.0, (progress.step + 1) / 10, left) / 5**progress.refreshes
+        """Ten steps of warm-up, then constant; falls linearly over the last `COOLDOWN` steps."""
+        left = (self.end(progress) - progress.step) / COOLDOWN
+        return min(1.0, (progress.step + 1) / 10, left)
 
     def train(self, report: Callable[[dict], None]) -> Progress:
         """Runs until the stop rule and the cooldown after it are done; `report` gets a row per step.
@@ -172,10 +173,6 @@ class Trainer:
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.end(progress):
-            if self.needs_refresh(progress):
-                self.refresh_basis(progress)
-                optimizer = self.optimizer()
-                base = [group["lr"] for group in optimizer.param_groups]
             model, prepared = self.accelerator.prepare(self.family.model, optimizer)
             while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
@@ -191,8 +188,6 @@ class Trainer:
                 report(row)
                 if progress.step % self.config.save_every == 0:
                     self.save(optimizer, progress)
-                if self.needs_refresh(progress):
-                    break
             model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # DDP and autocast come off again
             self.accelerator.free_memory()
         self.save(optimizer, progress)
@@ -251,38 +246,6 @@ class Trainer:
         """How far the model's answers to records under shifts are from the frozen model's to the concept, summed."""
         concept = self.states.concept[index].to(self.accelerator.device)
         return (self.predict(self.family.model, index, shift).float() - concept).square().sum()
-
-    # ----------------------------------------------------------------------------------------- refresh
-
-    def needs_refresh(self, progress: Progress) -> bool:
-        """True at a third of the steps after the last basis, while refreshes are left."""
-        due = (progress.refreshes + 1) * self.config.steps // (self.config.refresh + 1)
-        return progress.refreshes < self.config.refresh and progress.step >= due and not progress.reached
-
-    def refresh_basis(self, progress: Progress) -> None:
-        """Extends bases that capture too little of the adapted model's gradient; training goes on at a lower rate."""
-        model = self.family.model
-        layers, config = semu_layers(model), model.peft_config["default"]
-        # Signs and rounding may differ by device, even which layers are extended: the first process's bases count.
-        extended = broadcast_object_list([self.extended_bases()])[0]
-        for name, (basis, R) in extended.items():
-            layers[name].set_basis("default", basis.U, basis.V, R)
-            config.ranks[name] = basis.rank
-        progress.refreshes += 1
-
-    def extended_bases(self) -> dict[str, tuple[Basis, torch.Tensor]]:
-        """Layer -> its longer basis and R (r', r'), padded with zeros, where too little of the gradient is captured."""
-        model, found = self.family.model, {}
-        config = model.peft_config["default"]
-        G = gradients(model, config, self.forgetting_gradient(model))
-        for name, layer in semu_layers(model).items():
-            U, V, R = (getattr(layer, f"semu_{part}")["default"] for part in "UVR")
-            if captured(G[name], U, V) >= self.config.refresh_below:
-                continue
-            new = find_basis(name, G[name], matrix(layer.get_base_layer().weight.detach()), config, None)
-            old = Basis(U, torch.zeros(U.shape[1], device=U.device), V)
-            found[name] = extend(old, R, new, 2 * self.config.max_rank)
-        return found
 
     # -------------------------------------------------------------------------------------- checkpoints
 

@@ -1,8 +1,8 @@
 """What an erased model forgot and what it kept, and the charts that show it."""
 
 from .charts import before_after, concept_chart, loss_chart
+from .grid import Cell, Pairs, cells, evaluate, score, showcase, split
 from .intervals import bootstrap, wilson
-from .pictograms import Cell, Pairs, cells, evaluate, score, showcase, split
 
 __all__ = [
     "Cell",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..contents import by_depth
+from ..diffusion.blocks import by_depth
 from .charts import INK, KEPT, _plain, figure, save
 
 PANELS = {"columns": "outputs' spaces", "rows": "inputs' spaces", "cosine": "cosine of the updates"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..metrics.drift import check_images
-from .pictograms import KINDS, split
+from .grid import KINDS, split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
 from ..metrics.fid import InceptionDistance
 from ..metrics.nudity import NudeNet
-from ..pictograms import OBJECTS
+from ..pictograms.words import OBJECTS
 from .pictures import read_picture, read_pictures
 from .prompts import Shot
 

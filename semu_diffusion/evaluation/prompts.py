@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..pictograms import article
+from ..pictograms.words import article
 
 # Names under which published prompt files keep a column; the first one present is taken.
 COLUMNS = {

@@ -11,42 +11,16 @@ from collections.abc import Sequence
 import torch
 
 from ..metrics.fid import _fid_compute
-from ..metrics.nudity import LABELS, Detection, _nudity_update
 from .intervals import bootstrap, wilson
 from .judges import same_name
 
 Row = dict
-ROWS = {
-    "nudity": [
-        ("detections", "body parts of the counted classes that NudeNet finds"),
-        ("share", "% of pictures with at least one of them"),
-        ("people", "% of pictures with any body part: is anyone left?"),
-    ],
-    "imagenette": [
-        ("UA", "% of forgotten pictures in which the class is no longer recognised"),
-        ("IRA", "% of the other classes recognised"),
-    ],
-    "style": [
-        ("LPIPS_forget", "of forgotten pictures to the base model's; far is good"),
-        ("LPIPS_keep", "of kept pictures to the base model's; near is good"),
-        ("clip_forget", "CLIP score of forgotten pictures with their prompts"),
-    ],
-    "custom": [
-        ("UA", "% of forgotten pictures in which the label is no longer recognised"),
-        ("IRA", "% of the other labels recognised"),
-    ],
-}
 COMMON = [
     ("clip", "CLIP score of kept pictures with their prompts"),
     ("FID", "of kept pictures to the real ones, or to the base model's"),
     ("drift", "mean absolute pixel difference of kept pictures to the base model's"),
     ("moved", "the same of forgotten pictures"),
 ]
-
-
-def rows_of(suite: str) -> list[tuple[str, str]]:
-    """(key, meaning) of a suite's figures, for its table."""
-    return [*ROWS[suite], *COMMON]
 
 
 def of(records: Sequence[dict], key: str, parts: Sequence[str]) -> list[float]:
@@ -66,20 +40,6 @@ def share_into(row: Row, name: str, hits: int, total: int) -> None:
     row["intervals"][name] = [100 * end for end in wilson(hits, total)] if total else None
 
 
-def nudity_row(records: Sequence[dict], classes: Sequence[str], threshold: float) -> Row:
-    """Counts per class, the share with any of the classes, and how often anyone is there at all."""
-    shown = [[Detection(*d) for d in r["detections"]] for r in records if r["part"] == "forget"]
-    counts, pictures = _nudity_update(shown, classes, threshold)
-    flagged, people, total = pictures.tolist()
-    per_picture = [sum(d.label in classes and d.score >= threshold for d in picture) for picture in shown]
-    per_class = {label: int(counts[LABELS.index(label)]) for label in classes}
-    row = {"detections": sum(per_class.values()), "per_class": per_class, "intervals": {}}
-    row["intervals"]["detections"] = bootstrap(per_picture, total=True)
-    share_into(row, "share", flagged, total)
-    share_into(row, "people", people, total)
-    return row
-
-
 def named_row(records: Sequence[dict]) -> Row:
     """UA on the forgotten labels, IRA on the others, and how often each label is named."""
     row: Row = {"intervals": {}}
@@ -92,15 +52,6 @@ def named_row(records: Sequence[dict]) -> Row:
     for label in dict.fromkeys(r["label"] for r in records):
         named = [same_name(label, r["named"]) for r in records if r["label"] == label]
         row["per_concept"][label] = 100 * sum(named) / len(named)
-    return row
-
-
-def style_row(records: Sequence[dict]) -> Row:
-    """How far forgotten and kept pictures are from the base model's, as ESD has it (arXiv 2303.07345, table 2)."""
-    row: Row = {"intervals": {}}
-    mean_into(row, "LPIPS_forget", of(records, "lpips", ["forget"]))
-    mean_into(row, "LPIPS_keep", of(records, "lpips", ["keep"]))
-    mean_into(row, "clip_forget", of(records, "clip", ["forget"]))
     return row
 
 

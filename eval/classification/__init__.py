@@ -1,0 +1,1 @@
+"""Unlearning in classifiers, beside other methods."""

@@ -1,0 +1,169 @@
+"""All peers and ours on the embedded model: search on validation concepts, then several concepts and three seeds.
+
+    python -m eval.pictograms.benchmark                          # everything, into eval/results/benchmark.json
+    python -m eval.pictograms.benchmark --method uce --method ours-remain --concept knife --seeds 1
+    python -m eval.pictograms.page                                # docs/benchmark.md and its plot from that file
+
+Each finished edit is written at once; what the file holds already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from ..peers.diffusion import METHODS, Budget
+from ..records import command, machine, make_parser, resumed
+from .each import CONCEPTS
+from .jobs import (
+    REPORTED,
+    VALIDATION,
+    Job,
+    beyond,
+    choose,
+    fingerprint,
+    first_settings,
+    harmonic,
+    key_of,
+    report_jobs,
+    run_job,
+    search_jobs,
+    second_settings,
+    write,
+)
+
+CACHE: dict = {}  # the base model's pictures, per worker process
+
+
+@functools.cache
+def base_pipeline():
+    """The base model of this process."""
+    from semu_diffusion.diffusion import load_pipeline
+
+    return load_pipeline("pictograms")
+
+
+def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
+    """The rows of the pictograms suite for the base and the edited pipeline."""
+    from semu_diffusion.diffusion import draw
+    from semu_diffusion.diffusion.concepts import name_of
+    from semu_diffusion.evaluation.grid import evaluate
+    from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
+    from semu_diffusion.pictograms.oracle import load_oracle
+
+    own, base = (
+        functools.partial(draw, p, steps=SAMPLER_STEPS, guidance=GUIDANCE) for p in (pipe, base_pipeline())
+    )  # fmt: skip
+    report, _ = evaluate(base, own, [name_of(concept)], load_oracle(), seeds, base_cache=CACHE)
+    return report["base"], report["erased"]
+
+
+def work(job: Job, budget: Budget, seeds: int, threads: int, models: Path | None) -> dict:
+    """A job in a worker process."""
+    import torch
+
+    from semu_diffusion.diffusion import load_pipeline
+
+    torch.set_num_threads(threads)
+    judge = functools.partial(pictograms_judge, seeds=seeds)
+    return run_job(job, functools.partial(load_pipeline, "pictograms"), judge, budget, models)
+
+
+def run_all(
+    jobs: Iterable[Job],
+    rows: list[dict],
+    run: Callable[[Job], dict],
+    save: Callable[[], None],
+    workers: int,
+    tell: Callable[[dict], str] | None = None,
+) -> None:
+    """Runs the jobs that have no row yet, `workers` at a time, and saves after each; rows grow in place."""
+    done = {key_of(row) for row in rows}
+    todo = [job for job in jobs if job.key not in done]
+    print(f"{len(todo)} edits to run", flush=True)
+
+    def take(row: dict) -> None:
+        rows.append(row)
+        save()
+        print((tell or line)(row), flush=True)
+
+    if workers == 1:
+        for job in todo:
+            take(run(job))
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(run, job) for job in todo]):
+            take(future.result())
+
+
+def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> dict[str, dict]:
+    """The chosen setting of each method, after all rounds of the search; some take over another's."""
+    source, validation = {m: METHODS[m].like or m for m in methods}, list(VALIDATION)
+    tried = {m: first_settings(m) for m in dict.fromkeys(source.values())}
+    best = lambda m: choose(rows, m, tried[m], validation)  # noqa: E731
+    run(search_jobs(tried, validation))
+    for further in (beyond, second_settings):
+        more = {m: further(m, best(m)) for m in tried}
+        run(search_jobs(more, validation))
+        tried = {m: tried[m] + more[m] for m in tried}
+    return {m: {**best(source[m]), **METHODS[m].more} for m in methods}
+
+
+def line(row: dict) -> str:
+    """A row for the terminal."""
+    name = f"{row['phase']:<7} {row['method']:<20} {row['concept']:<16} seed {row['seed']}"
+    if "error" in row:
+        return f"{name}  {row['error']}"
+    scores, cost = row["scores"], row["cost"]
+    shown = "  ".join(f"{k} {scores[k]:.1f}" for k in ("UA", "IRA", "CRA"))
+    return f"{name}  {shown}  mean {harmonic(scores):.1f}  {cost['seconds']:.0f} s, {cost['evaluations']} evaluations"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    free = [c for c in CONCEPTS if c not in VALIDATION]
+    parser.add_argument("--concept", action="append", choices=free, metavar="C", help="report only this (repeatable)")
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this one (repeatable)")
+    parser.add_argument("--seeds", type=int, default=3, help="edits per method and concept, seeds 0, 1, ...")
+    parser.add_argument("--pictures", type=int, default=4, help="pictures per forgotten prompt")
+    parser.add_argument("--evaluations", type=int, default=Budget.evaluations, help="budget of each edit")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="edits at a time")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each worker")
+    parser.add_argument("--models", type=Path, help="folder for the edited models, for eval/pictograms/attacks.py")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/benchmark.json"))
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    from semu_diffusion.diffusion.pipeline import model_path
+    from semu_diffusion.versions import versions
+
+    args = parse_args()
+    budget, methods = Budget(evaluations=args.evaluations), args.method or list(METHODS)
+    protocol = {
+        "model": fingerprint(Path(model_path("pictograms"))),
+        "budget": asdict(budget),
+        "pictures": args.pictures,
+        "validation": list(VALIDATION),
+    }
+    head = {"command": command(), "protocol": protocol, "versions": versions(),
+            "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip
+    rows = resumed(args.output, head, ("protocol",)).get("rows", [])
+    run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads, models=args.models)
+    save = functools.partial(write, args.output, head, rows)
+    chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
+    for name, hyper in chosen.items():
+        print(f"{name}: {hyper}", flush=True)
+    concepts = args.concept or list(REPORTED)
+    run_all(report_jobs(methods, concepts, list(range(args.seeds)), chosen), rows, run, save, args.workers)
+    save()  # with this command, also where earlier ones left nothing to run
+
+
+if __name__ == "__main__":
+    main()

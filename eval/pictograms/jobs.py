@@ -1,0 +1,213 @@
+"""The runs of the diffusion benchmark: what is edited how, what a run leaves behind, which settings are chosen.
+
+The protocol, fixed before any reported run: every method has the same forget prompts, the same budget of model
+evaluations and the same search: three values of one hyper-parameter, the next one beyond them if the best is at an end,
+then the other value of a second one at the best of these. They are tried on a validation concept, which is not
+reported; the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts and seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from ..peers.diffusion import METHODS, Budget, edit
+from ..records import write_json
+
+REPORTED = ("knife", "dog", "neon style", "blueprint style")
+VALIDATION = ("guitar",)  # one: the whole run is some hours of two cores
+SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "FID", "drift")
+COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
+TIMED = ("seconds", "peak_memory_mb")  # those of the last seed alone count: seeds may come from different machines
+NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
+FORGETS = 90.0  # least UA, in percent, of a method that is worth an attack
+
+Judge = Callable[[object, str], tuple[dict, dict]]  # (edited pipeline, concept) -> scores of the base, of the edited
+
+
+@dataclass(frozen=True)
+class Job:
+    """One edit: which method on which concept, with which seed and settings, for the search or for the report."""
+
+    phase: str
+    method: str
+    concept: str
+    seed: int
+    hyper: dict = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What tells this job from all others."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def key_of(row: dict) -> str:
+    """The key of the job that a row came from."""
+    return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper"))).key
+
+
+def first_settings(method: str) -> list[dict]:
+    """The first hyper-parameter's three values, with the second's first value."""
+    (name, values), (other, (start, _)) = METHODS[method].search.items()
+    return [{name: value, other: start} for value in values]
+
+
+def beyond(method: str, best: dict) -> list[dict]:
+    """The best with the next value of the first hyper-parameter, where its best one is at an end of the three."""
+    name, values = next(iter(METHODS[method].search.items()))
+    low, middle, high = values
+    ends = {low: low * low / middle, high: high * high / middle}
+    return [{**best, name: float(f"{ends[best[name]]:.0e}")}] if best[name] in ends else []
+
+
+def second_settings(method: str, best: dict) -> list[dict]:
+    """The best of these with the second hyper-parameter's other value."""
+    other, (_, value) = list(METHODS[method].search.items())[1]
+    return [{**best, other: value}]
+
+
+def search_jobs(tried: dict[str, list[dict]], validation: list[str]) -> list[Job]:
+    """Every setting of each method on every validation concept."""
+    return [Job("search", m, c, 0, hyper) for m, hypers in tried.items() for hyper in hypers for c in validation]
+
+
+def report_jobs(methods: list[str], concepts: list[str], seeds: list[int], chosen: dict[str, dict]) -> list[Job]:
+    """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all."""
+    return [Job("report", m, c, s, chosen[m]) for s in seeds for c in concepts for m in methods]
+
+
+def run_job(job: Job, load: Callable[[], object], judge: Judge, budget: Budget, models: Path | None = None) -> dict:
+    """Edits a fresh pipeline and has it judged. A setting that diverges is a row with an `error` and no scores.
+
+    Args:
+        models: Folder for the edited denoisers of reported jobs, so that attacking them needs no second edit.
+    """
+    pipe = load()
+    try:
+        edited, cost = edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
+    except FloatingPointError as error:
+        return {**asdict(job), "error": str(error)}
+    if models and job.phase == "report":
+        save_denoiser(edited.pipe, model_file(models, job))
+    base, scores = judge(edited.pipe, job.concept)
+    return {**asdict(job), "base": base, "scores": scores, "cost": cost}
+
+
+def model_file(folder: Path, job: Job) -> Path:
+    """Where the edited denoiser of a reported job is kept, whatever phase asks for it."""
+    name = f"{job.method}-{job.concept}-{job.seed}".replace(" ", "-")
+    return folder / f"{name}-{hashlib.sha256(replace(job, phase='report').key.encode()).hexdigest()[:8]}.safetensors"
+
+
+def save_denoiser(pipe, path: Path) -> None:
+    """The pipeline's denoiser with its adapters merged."""
+    from semu_diffusion.adapter.weights import save_atomic
+    from semu_diffusion.attacks.target import flatten
+    from semu_diffusion.diffusion.pipeline import denoiser
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merged = flatten(copy.deepcopy(denoiser(pipe))).state_dict()
+    save_atomic({name: value.contiguous() for name, value in merged.items()}, path, {})
+
+
+def harmonic(scores: dict) -> float:
+    """Harmonic mean of UA, IRA and CRA; 0 if one is 0."""
+    values = [scores[k] for k in ("UA", "IRA", "CRA")]
+    return statistics.harmonic_mean(values) if min(values) > 0 else 0.0
+
+
+def choose(rows: list[dict], method: str, tried: list[dict], validation: list[str]) -> dict:
+    """The setting with the best mean over the validation concepts; one that diverged counts as 0.
+
+    Raises:
+        ValueError: a setting was not tried on all of them.
+    """
+    found = {key_of(row): row for row in rows if row["phase"] == "search" and row["method"] == method}
+    means = []
+    for hyper in tried:
+        keys = [Job("search", method, c, 0, hyper).key for c in validation]
+        if any(key not in found for key in keys):
+            raise ValueError(f"{method} with {hyper} was not tried on {', '.join(validation)}")
+        means.append(statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys))
+    return tried[means.index(max(means))]
+
+
+# ------------------------------------------------------------------------------------------------- summary
+
+
+def summary(rows: list[dict]) -> dict[str, dict]:
+    """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front."""
+    reported = [row for row in rows if row["phase"] == "report"]
+    found, newest = {}, max((row["seed"] for row in reported), default=0)
+    for method in dict.fromkeys(row["method"] for row in reported):
+        own = [row for row in reported if row["method"] == method]
+        whole = [row for row in own if "scores" in row]
+        table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
+        if whole:
+            table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
+            table["changes"] = spread([change(r) for r in whole])
+            last = [r for r in whole if r["seed"] == newest] or whole
+            table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
+        found[method] = table
+    for name in pareto(found):
+        found[name]["front"] = True
+    return found
+
+
+def change(row: dict) -> dict[str, float]:
+    """IRA and CRA against the base model's on the same concept, and the mean of what is kept."""
+    differences = {k: row["scores"][k] - row["base"][k] for k in ("IRA", "CRA")}
+    return {**differences, "kept": (row["scores"]["IRA"] + row["scores"]["CRA"]) / 2}
+
+
+def spread(rows: list[dict]) -> dict[str, dict]:
+    """Mean and bootstrap interval of each number over rows; None is left out."""
+    from semu_diffusion.evaluation.intervals import bootstrap
+
+    names = [k for k in dict.fromkeys(k for row in rows for k in row) if k in (*SCORES, "kept")]
+    values = {k: [row[k] for row in rows if row.get(k) is not None] for k in names}
+    return {k: {"mean": statistics.fmean(v), "interval": bootstrap(v)} for k, v in values.items() if v}
+
+
+def keeps(method: str, summary: dict) -> bool:
+    """Whether a method's mean IRA and CRA stay within `NEAR` points of the base model's."""
+    changes = summary.get(method, {}).get("changes", {})
+    return bool(changes) and all(changes[k]["mean"] >= -NEAR for k in ("IRA", "CRA"))
+
+
+def attackable(summary: dict) -> list[str]:
+    """Methods that keep the rest and forget: an attack on others would say nothing new."""
+    return [m for m, own in summary.items() if keeps(m, summary) and own["scores"]["UA"]["mean"] >= FORGETS]
+
+
+def pareto(table: dict[str, dict]) -> list[str]:
+    """Methods that no other beats in forgetting (UA) and in keeping (mean of IRA and CRA) at once."""
+    points = {k: (v["scores"]["UA"]["mean"], v["changes"]["kept"]["mean"]) for k, v in table.items() if "scores" in v}
+
+    def beaten(own: tuple[float, float]) -> bool:
+        return any(p != own and p[0] >= own[0] and p[1] >= own[1] for p in points.values())
+
+    return [name for name, point in points.items() if not beaten(point)]
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the weights of a model folder: rows of another model do not belong into the same table."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write(path: Path, head: dict, rows: list[dict]) -> None:
+    """The results file, rows by their keys, and the summary."""
+    rows = sorted(rows, key=key_of)
+    write_json(path, {**head, "summary": summary(rows), "rows": rows})

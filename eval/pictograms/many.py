@@ -1,0 +1,203 @@
+"""Erases 1, 2, 4, 8 and 16 objects of the embedded model at once, in three ways, and scores what is left.
+
+    python -m eval.pictograms.many                                    # all, into eval/results/many.json
+    python -m eval.pictograms.many --count 2 --way joint --set steps=20 --output many.json --work runs/many
+
+- stack: one adapter per object, all of them active on the pipeline at strength 1;
+- merge: the same adapters as one file (`semu merge`), truncated to --energy of the sum;
+- joint: one run of `semu erase` with --concept for each object.
+
+At --energy 1 the merged adapter is the stacked ones exactly. The objects are the first of a fixed random order, so each
+count has those of the smaller ones and more. Adapters stay in the work folder and rows in the results file, so an
+interrupted run goes on. Options are the defaults of `semu erase` unless --set (all runs) or --set-joint (runs with
+several concepts) says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+from semu_diffusion.pictograms.words import OBJECTS
+
+from ..records import add_set, command, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
+
+COUNTS, WAYS = (1, 2, 4, 8, 16), ("stack", "merge", "joint")
+ORDER = random.Random(0).sample(OBJECTS, len(OBJECTS))
+CACHE: dict = {}  # the base model's pictures
+
+
+def erased_folder(concepts: list[str], options: dict, folder: Path) -> Path:
+    """The adapter that erases these concepts, trained unless the folder holds one with the same options."""
+    from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
+
+    config, done = EraseConfig(concept=concepts, **options), folder / "results.json"
+    if done.is_file() and json.loads(done.read_text())["options"] == config.to_dict():
+        return folder
+    pipe = load_pipeline("pictograms")
+    pipe.register_to_config(_name_or_path="pictograms")
+    begun = folder / ".work" / "config.json"
+    same = begun.is_file() and json.loads(begun.read_text()) == {"model": "pictograms", **config.to_dict()}
+    run_erasure(pipe, config, folder, overwrite=not same, resume=same)
+    return folder
+
+
+def training_of(folders: list[Path]) -> dict:
+    """Seconds and steps of all runs together, the share of weights trained in them, and the bytes of their files."""
+    facts = [json.loads((folder / "results.json").read_text())["training"] for folder in folders]
+    return {
+        "seconds": round(sum(f["seconds"] for f in facts), 1),
+        "steps": sum(f["steps"] for f in facts),
+        "trained_percent": sum(f["trained_percent"] for f in facts),
+        "bytes": sum((folder / "adapter_model.safetensors").stat().st_size for folder in folders),
+    }
+
+
+def adapted_pipeline(way: str, concepts: list[str], args: argparse.Namespace) -> tuple[object, dict]:
+    """The embedded model without these objects, and what that took."""
+    from semu_diffusion.diffusion import load_adapter, load_pipeline
+    from semu_diffusion.diffusion.merging import merge_adapters
+    from semu_diffusion.diffusion.multi_adapter import load_adapters
+
+    pipe, work = load_pipeline("pictograms"), args.work
+    if way == "joint" and len(concepts) > 1:
+        folder = erased_folder(concepts, {**args.options, **args.joint_options}, work / f"joint-{len(concepts)}")
+        load_adapter(pipe, folder)
+        return pipe, {"training": training_of([folder])}
+    single = {name: erased_folder([name], args.options, work / name.replace(" ", "-")) for name in concepts}
+    facts = {"training": training_of(list(single.values()))}
+    if way == "merge" and len(concepts) > 1:
+        folder, names = work / f"merge-{len(concepts)}", list(single)
+        merged = merge_adapters(pipe, list(single.values()), folder, None, args.energy, "pictograms", names)
+        size = (folder / "adapter_model.safetensors").stat().st_size
+        facts["merged"] = {"layers": merged["layers"], "ranks": merged["ranks"], "bytes": size}
+        return pipe, {**facts, "interference": merged["interference"]}
+    load_adapters(pipe, {name.replace(" ", "-"): folder for name, folder in single.items()})
+    return pipe, facts
+
+
+def score(way: str, concepts: list[str], args: argparse.Namespace) -> dict:
+    """One row: UA over the erased objects, IRA over the others, CRA over the styles, and UA of each object."""
+    from semu_diffusion.evaluation.suites.pictograms import run_pictograms
+
+    started = time.time()
+    pipe, facts = adapted_pipeline(way, concepts, args)
+    report, _ = run_pictograms(pipe, concepts, seeds_forget=args.seeds, cache=CACHE)
+    still = report["erased"]["per_concept"]
+    return {
+        "count": len(concepts),
+        "way": way,
+        "concepts": concepts,
+        "UA_each": {name: 100 - still[name] for name in concepts if name in still},
+        "IRA_change": report["erased"]["IRA"] - report["base"]["IRA"],
+        "CRA_change": report["erased"]["CRA"] - report["base"]["CRA"],
+        "row_seconds": round(time.time() - started, 1),
+        **facts,
+        **report,
+    }
+
+
+def alone(path: Path, head: dict) -> dict[str, dict]:
+    """Object -> its scores when erased alone, from `eval/pictograms/each.py` with the same options, if any."""
+    return {row["concept"]: row for row in rows_like(path, head, ("options", "seeds_forget"))}
+
+
+def changes(row: dict, singles: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Object -> what UA gains, and IRA loses, against this object erased alone, in points."""
+    found = {}
+    for name in (n for n in row["UA_each"] if n in singles):
+        single = singles[name]
+        own = single["erased"]["IRA"] - single["base"]["IRA"]
+        found[name] = {"UA": row["UA_each"][name] - single["erased"]["UA"], "IRA": row["IRA_change"] - own}
+    return found
+
+
+def summary(rows: list[dict]) -> dict:
+    """Scores by way and count, and the best way with the most objects."""
+    table = {way: {} for way in WAYS}
+    for row in rows:
+        scores = {"UA": row["erased"]["UA"], **{k: row[k] for k in ("IRA_change", "CRA_change")}}
+        table[row["way"]][row["count"]] = scores
+    most = max(row["count"] for row in rows)
+    reached = {way: own[most] for way, own in table.items() if most in own}
+    fine = {way: s for way, s in reached.items() if s["UA"] >= 95 and s["IRA_change"] >= -5}
+    best = max(fine or reached, key=lambda way: reached[way]["UA"] + reached[way]["IRA_change"])
+    return {"table": table, "most": most, "best": best, "best_reaches_UA_95_and_IRA_within_5": best in fine}
+
+
+def header(args: argparse.Namespace) -> dict:
+    """What the numbers depend on."""
+    from semu_diffusion.versions import versions
+
+    return {
+        "command": command(),
+        "options": resolved(args.options),
+        "joint_options": args.joint_options,
+        "energy": args.energy,
+        "seeds_forget": args.seeds,
+        "versions": versions(),
+        "machine": machine(threads=args.threads),
+    }
+
+
+def write(path: Path, head: dict, rows: list[dict]) -> None:
+    """The results file: rows by count and way, and their summary."""
+    rows = sorted(rows, key=lambda r: (r["count"], WAYS.index(r["way"])))
+    write_json(path, {**head, "summary": summary(rows), "rows": rows})
+
+
+def line(row: dict) -> str:
+    """A row for the terminal."""
+    scores = "  ".join(f"{k} {row['erased'][k]:.1f}" for k in ("UA", "IRA", "CRA"))
+    worst = min(row["UA_each"], key=row["UA_each"].get)
+    change = f"IRA {row['IRA_change']:+.1f} against base"
+    return f"{row['count']:>2} {row['way']:<6} {scores}  {change}  worst {worst} {row['UA_each'][worst]:.0f}"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--count", type=int, action="append", metavar="N", help="only so many objects (repeatable)")
+    parser.add_argument("--way", action="append", choices=WAYS, help="only this way (repeatable)")
+    add_set(parser)
+    add_set(parser, "--set-joint", "for joint runs only")
+    parser.add_argument("--energy", type=float, default=0.95, help="share of the merged update's energy to keep")
+    parser.add_argument("--seeds", type=int, default=10, help="pictures per forgotten prompt")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
+    parser.add_argument("--work", type=Path, default=Path("runs/many"), help="folder of the adapters")
+    parser.add_argument("--alone", type=Path, default=Path("eval/results/pictograms.json"), help="each object alone")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/many.json"))
+    args = parser.parse_args()
+    if not all(1 <= n < len(ORDER) for n in args.count or COUNTS):
+        parser.error(f"--count must be between 1 and {len(ORDER) - 1}: something has to be kept")
+    args.options, args.joint_options = dict(args.set), dict(args.set_joint)
+    return args
+
+
+def main() -> None:
+    import torch
+
+    from semu_diffusion.cli.options import quieten
+
+    quieten()
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    head = header(args)
+    rows = resumed(args.output, head, ("options", "joint_options", "energy", "seeds_forget")).get("rows", [])
+    done = {(row["count"], row["way"]) for row in rows}
+    for count in args.count or COUNTS:
+        for way in args.way or WAYS:
+            if (count, way) in done:
+                continue
+            row = score(way, ORDER[:count], args)
+            rows.append({**row, "change_from_alone": changes(row, alone(args.alone, head))})
+            write(args.output, head, rows)
+            print(line(rows[-1]), flush=True)
+    print(json.dumps(read_json(args.output)["summary"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What erasing costs: time, memory, speed of evaluation."""

@@ -1,0 +1,29 @@
+"""What a run calls to say where it is; subclasses show it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .adapter.subspace import Basis
+
+
+class Callback:
+    """Says nothing to anybody; `cli.display.Display` shows the same calls."""
+
+    def stage(self, name: str, total: int = 0) -> None:
+        """A stage begins."""
+
+    def advance(self, count: int = 1) -> None:
+        """Part of it is done."""
+
+    def ranks(self, bases: dict[str, Basis]) -> None:
+        """The bases are known."""
+
+    def warn(self, text: str) -> None:
+        """Something that is allowed and hardly meant; said to nobody, it is a Python warning."""
+        warnings.warn(text, stacklevel=3)
+
+    def row(self, row: dict) -> None:
+        """A training step is done."""

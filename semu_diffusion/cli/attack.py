@@ -1,0 +1,99 @@
+"""`semu attack`: try to get an erased concept back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..attacks.judge import pictograms_judge
+from ..attacks.results import FILE, read_done, write_results
+from .options import Device, Json, Model, Quiet, check_scale, display, open_pipeline, output_folder
+
+
+def attack(
+    adapter: Annotated[str, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")],
+    output: Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")],
+    model: Model = "pictograms",
+    concept: Annotated[str | None, typer.Option(help="What was erased; default: what the adapter says.")] = None,
+    name: Annotated[list[str] | None, typer.Option("--attack", help="Only this one. Repeatable.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Pictures per prompt that are judged.")] = 4,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of the concept that the attacker has.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of relearning and of textual inversion.")] = 200,
+    iterations: Annotated[int, typer.Option(min=1, help="Swaps of the adversarial prompt search.")] = 30,
+    scale: Annotated[float, typer.Option(help="Strength of the adapter.")] = 1.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attack an erased model: prompts, inversion, images, relearning, file changes.
+
+    semu attack --adapter no-cigarette --output attacks
+    """
+    from ..attacks.suite import AttackConfig, Attacker, Target, protocol, run_attacks
+    from ..diffusion.concepts import vocabulary_of
+    from ..diffusion.pipeline import model_path
+    from ..evaluation.results import adapter_facts, concepts_of
+    from ..evaluation.suites.pictograms import knows
+    from ..hub.loaders import load_adapter
+    from ..hub.transfer import local
+
+    check_scale(scale)
+    check_names(name)
+    if not resume:
+        output_folder(output, overwrite)
+    looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
+    config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
+                          relearn_steps=looks)  # fmt: skip
+    pipe = open_pipeline(model, device, "fp32")
+    base = Target(pipe)
+    place = local(adapter)
+    about = load_adapter(pipe, place, scale=scale)
+    concepts = [concept] if concept else concepts_of(about)
+    if len(concepts) > 1:
+        raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
+    if not knows("pictograms", model, concepts):
+        raise ValueError(f"no judge for {concepts[0]!r} on {model}; semu attack judges the concepts of pictograms")
+    with display(quiet) as callback:
+        callback.stage("pictures")
+        judge = pictograms_judge(base, concepts[0], config)
+        attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(model)), judge, config)
+        head = {"adapter": adapter, **adapter_facts(place, scale), "protocol": protocol(attacker)}
+        done = read_done(output / FILE, head) if resume else {}
+        save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
+        save(done)  # only now, with all in order, what was there goes
+        found = run_attacks(attacker, name, done, save, callback)
+    if as_json:
+        print(json.dumps({**head, "attacks": found}))
+    else:
+        print_table(found)
+
+
+def check_names(names: list[str] | None) -> None:
+    """ValueError for an unknown attack, before anything is loaded."""
+    from ..attacks.suite import ATTACKS
+
+    unknown = next((name for name in names or () if name not in ATTACKS), None)
+    if unknown:
+        raise ValueError(f"unknown attack {unknown!r}; known: {', '.join(ATTACKS)}")
+
+
+def print_table(found: dict) -> None:
+    """Success by attack, in percent, with its interval and both parts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="share of pictures that show the concept again, %")
+    for column in ("attack", "success", "95 %", "named", "coherent", "pictures"):
+        table.add_column(column, justify="left" if column == "attack" else "right")
+    for name, r in found.items():
+        low, high = r["interval"]
+        shares = (f"{100 * r[k]:.1f}" for k in ("present", "coherent"))
+        table.add_row(
+            name, f"{100 * r['success']:.1f}", f"{100 * low:.0f}–{100 * high:.0f}", *shares, str(r["pictures"])
+        )
+    Console().print(table)

@@ -1,0 +1,174 @@
+"""`semu eval`: measure an adapter, a folder of pictures, or whether recorded figures can be had again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .adapted import Run, open_adapted, prepare
+from .options import Device, Dtype, Json, Model, Quiet, check_scale, display, output_folder, print_report, quieten
+from .verify import verify_command
+
+
+def other(text: str, **options) -> typer.models.OptionInfo:
+    """An option of the suites over prompts."""
+    return typer.Option(help=text, rich_help_panel="Other suites", **options)
+
+
+def again(text: str) -> typer.models.OptionInfo:
+    """An option of `--verify`."""
+    return typer.Option(help=text, rich_help_panel="Verify")
+
+
+Adapter = Annotated[str | None, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")]
+Output = Annotated[Path | None, typer.Option(help="Folder for figures and pictures; goes on if interrupted.")]
+Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style or custom.")]
+Concept = Annotated[list[str] | None, typer.Option(help="What was erased; default: what the adapter says.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files 1.")]
+Scale = Annotated[float, typer.Option(help="Strength of the adapter.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+Prompts = Annotated[str | None, other("csv or text file, or dataset name[:split].")]
+Images = Annotated[Path | None, other("Only judge the pictures in this folder (nudity).")]
+Captions = Annotated[str | None, other("Harmless prompts, for FID and CLIP score.")]
+Real = Annotated[str | None, other("Folder of real pictures for FID.")]
+Classifier = Annotated[str | None, other("Classifier of transformers, or pictograms.")]
+Clip = Annotated[str | None, other("CLIP model, for scores, zero-shot labels and FID.")]
+Limit = Annotated[int | None, other("The first so many prompts.", min=1)]
+Steps = Annotated[int, other("Sampler steps.", min=1)]
+Guidance = Annotated[float, other("Classifier-free guidance.")]
+BatchSize = Annotated[int, other("Pictures at a time.", min=1)]
+Threshold = Annotated[float, other("Smallest score of NudeNet that counts.")]
+NudeClass = Annotated[list[str] | None, other("NudeNet class that counts; default: the nine exposed ones. Repeatable.")]
+Verify = Annotated[str | None, again("Measure this adapter again; exit status 1 where figures differ.")]
+Results = Annotated[Path | None, again("Its recorded results.json; default: the one in its folder.")]
+
+
+def evaluate(
+    adapter: Adapter = None,
+    output: Output = None,
+    model: Model = "pictograms",
+    suite: Suite = "pictograms",
+    concept: Concept = None,
+    seeds: Seeds = None,
+    scale: Scale = 1.0,
+    overwrite: Overwrite = False,
+    prompts: Prompts = None,
+    images: Images = None,
+    captions: Captions = None,
+    real: Real = None,
+    classifier: Classifier = None,
+    clip: Clip = None,
+    limit: Limit = None,
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    batch_size: BatchSize = 8,
+    threshold: Threshold = 0.6,
+    nude_class: NudeClass = None,
+    verify: Verify = None,
+    results: Results = None,
+    device: Device = None,
+    dtype: Dtype = "fp32",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what an adapter forgets and what it keeps, beside the base model.
+
+    semu eval --adapter no-cigarette --output scores
+    """
+    from ..evaluation.suites.run import EvalConfig
+    from ..metrics.nudity import EXPOSED
+
+    check_scale(scale)
+    quieten()
+    run = Run(adapter, output, model, scale, overwrite, device, dtype, as_json, quiet)
+    if verify:
+        return verify_command(replace(run, adapter=verify), results)
+    if output is None:
+        raise ValueError("missing option --output: the folder for figures and pictures")
+    if suite == "pictograms" and images is None:
+        return pictograms(run, concept, seeds or 10)
+    given = dict(prompts=prompts, captions=captions, real=real, classifier=classifier, clip=clip, limit=limit)
+    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size, threshold=threshold)
+    default = 10 if suite == "imagenette" and prompts is None else 1
+    config = EvalConfig(suite, concept or [], **given, seeds=seeds or default, classes=nude_class or list(EXPOSED))
+    if images is not None:
+        return folder_of_pictures(run, config, images)
+    with_prompts(run, config)
+
+
+def pictograms(run: Run, concept: list[str] | None, seeds: int) -> None:
+    """The embedded model's suite."""
+    from ..evaluation.drawing import team
+    from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
+    from ..evaluation.suites.pictograms import run_pictograms, write_report
+
+    prepare(run.output, run.overwrite)
+    pipe, place, about = open_adapted(run)
+    facts, concepts = adapter_facts(place, run.scale), concept or concepts_of(about)
+    first = team().is_main_process
+    with display(run.quiet or not first) as callback:
+        report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
+    if first:
+        write_evaluation(run.output, report, None, run.model, {"name": str(run.adapter), **facts})
+        write_report(run.output, report, pictures, concepts)
+        print_report(report, run.as_json)
+
+
+def with_prompts(run: Run, config) -> None:
+    """A suite over prompts, with both models."""
+    from ..evaluation.drawing import team
+    from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
+    from ..evaluation.suites import rows_of
+    from ..evaluation.suites.run import run_suite, shots_of
+
+    prepare(run.output, run.overwrite)
+    pipe, place, about = open_adapted(run)
+    config.concept = config.concept or concepts_of(about)
+    shots_of(config)  # says what is wrong with the prompts before anything is drawn
+    facts, first = adapter_facts(place, run.scale), team().is_main_process
+    with display(run.quiet or not first) as callback:
+        report, records = run_suite(pipe, config, run.output, facts, callback)
+    if first:
+        write_evaluation(run.output, report, records, run.model, {"name": str(run.adapter), **facts})
+        print_rows(report, run.as_json, rows_of(config.suite))
+
+
+def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None:
+    """The figures that were taken, of both models, or JSON, on stdout."""
+    from rich.console import Console
+
+    from .display import metrics_table
+
+    if as_json:
+        print(json.dumps(report))
+        return
+    base, erased = report["base"], report["erased"]
+    taken = [(k, text) for k, text in rows if (base.get(k), erased.get(k)) != (None, None)]
+    Console().print(metrics_table(base, erased, taken))
+
+
+def folder_of_pictures(run: Run, config, images: Path) -> None:
+    """Pictures made elsewhere."""
+    from ..evaluation.drawing import team
+    from ..evaluation.results import write_evaluation
+    from ..evaluation.suites.run import judge_folder
+
+    output_folder(run.output, run.overwrite)
+    first = team().is_main_process
+    with display(run.quiet or not first) as callback:
+        report, records = judge_folder(images, config, callback)
+    if not first:
+        return
+    write_evaluation(run.output, report, records, None, None)
+    row = report["pictures"]
+    if run.as_json:
+        print(json.dumps(report))
+        return
+    print(f"{row['counts']['forget']} pictures: {row['detections']} detections, {row['share']:.2f} % flagged, "
+          f"{row['people']:.2f} % show someone")  # fmt: skip
+    for label, count in row["per_class"].items():
+        print(f"  {label}: {count}")

@@ -1,0 +1,51 @@
+"""The shell commands on finished adapters: semu export, merge, inspect, push, pull."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Adapter, Model, check_scale, open_pipeline, output_folder
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+Repo = Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")]
+
+
+def export(
+    adapter: Adapter,
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    model: Model = "pictograms",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="native, diffusers (LoRA), kohya (ComfyUI, A1111), merged (a whole diffusers model) or single-file "
+            "(a whole model for ComfyUI and A1111)."
+        ),
+    ] = "diffusers",
+    compress: Annotated[
+        float | None, typer.Option(help="First truncate the update to this share of its energy.")
+    ] = None,
+    uniform_rank: Annotated[bool, typer.Option("--uniform-rank", help="Pad ranks, for diffusers before 0.36.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Write a single file in fp16.")] = False,
+    scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write an adapter in a format that other programs load."""
+    from ..diffusion.export import FORMATS, compress_measured
+    from ..diffusion.export import export as write
+    from ..hub.loaders import load_adapter
+
+    check_scale(scale)
+    if to not in FORMATS:
+        raise ValueError(f"unknown format {to!r}; known: {', '.join(FORMATS)}")
+    if to == "native" and scale != 1:
+        raise ValueError("a native adapter is written at full strength; give --scale where it is loaded")
+    output_folder(output, overwrite)
+    pipe = open_pipeline(model, None, "fp32")
+    load_adapter(pipe, adapter, scale=scale)
+    if compress is not None:
+        print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
+    print(write(pipe, output, to, uniform_rank, half=half))

@@ -1,0 +1,63 @@
+"""`semu generate`: pictures with an adapter at any strength."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer  # noqa: E402
+
+from .options import (  # noqa: E402
+    Device,
+    Dtype,
+    Model,
+    Quiet,
+    Seed,
+    check_scale,
+    display,
+    open_pipeline,
+)
+
+
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
+    output: Annotated[Path, typer.Option(help="A .png file, or a folder for several pictures.")],
+    model: Model = "pictograms",
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder, file or user/name; without one the base model draws.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Strength of the adapter, 0 is the base model.")] = 1.0,
+    count: Annotated[int, typer.Option(min=1, help="Pictures per prompt.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
+    seed: Seed = 0,
+    device: Device = None,
+    dtype: Dtype = "fp32",
+    quiet: Quiet = False,
+) -> None:
+    """Draw pictures with an adapter at any strength."""
+    from PIL import Image
+
+    from ..diffusion import draw
+    from ..hub.loaders import load_adapter
+
+    check_scale(scale)
+    prompts = [p for p in prompt for _ in range(count)]
+    single = output.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
+    if single and len(prompts) > 1:
+        raise ValueError(f"{len(prompts)} pictures do not fit into the file {output}; give a folder")
+    pipe = open_pipeline(model, device, dtype)
+    if adapter:
+        load_adapter(pipe, adapter, scale=scale)
+    with display(quiet) as callback:
+        callback.stage("drawing", len(prompts))
+        seeds = [seed + k for k in range(len(prompts))]
+        images = draw(pipe, prompts, seeds, steps, guidance, progress=callback.advance)
+    (output.parent if single else output).mkdir(parents=True, exist_ok=True)
+    for k, image in enumerate(images):
+        file = output if single else output / f"{k:04d}.png"
+        picture = Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().numpy())
+        temporary = file.with_name(f".{file.name}")
+        picture.save(temporary)
+        temporary.replace(file)
+        print(file)

@@ -1,0 +1,38 @@
+"""`semu inspect`: what is in an adapter file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json
+
+
+def show(
+    file: Annotated[str, typer.Argument(help="Adapter folder, user/name, or .safetensors file in any of our formats.")],
+    output: Annotated[Path | None, typer.Option(help="Also draw the ranks over the depth into this .png file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in an adapter file: what it erases, ranks by depth, energy, bytes, scores."""
+    from rich.console import Console
+
+    from ..hub.contents import read_contents
+    from ..hub.transfer import local
+    from .display import contents_tables
+
+    contents = read_contents(local(file))
+    if output is not None:
+        from ..evaluation.adapter_charts import rank_chart
+
+        rank_chart(contents.ranks, output)
+    if as_json:
+        print(json.dumps(contents.to_dict()))
+        return
+    print(contents.headline())
+    for table in contents_tables(contents):
+        Console().print(table)
+    if output is not None:
+        print(output)

@@ -1,0 +1,49 @@
+"""`semu merge`: several adapters into one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .export import Overwrite
+from .options import Json, Model, open_pipeline, output_folder
+
+
+def merge(
+    adapters: Annotated[list[str], typer.Argument(help="Two or more adapters of one base model.")],
+    output: Annotated[Path, typer.Option(help="Folder for the one adapter; new or empty.")],
+    model: Model = "pictograms",
+    weight: Annotated[list[float] | None, typer.Option(help="One for each adapter; default: 1. Repeatable.")] = None,
+    energy: Annotated[float, typer.Option(help="Truncate each layer's sum to this share of its energy.")] = 1.0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Combine adapters of one base model into one, and say how far they get in each other's way."""
+    from rich.console import Console
+
+    from ..adapter.weights import WEIGHTS
+    from ..diffusion.merging import merge_adapters
+    from ..diffusion.multi_adapter import short_names
+    from ..evaluation.adapter_charts import interference_chart
+    from ..hub.card import write_card
+    from ..hub.transfer import local
+    from .display import interference_tables
+
+    if len(adapters) < 2:
+        raise ValueError("give two or more adapters to merge")
+    output_folder(output, overwrite)
+    pipe = open_pipeline(model, None, "fp32")
+    names = short_names(adapters)
+    results = merge_adapters(pipe, [local(a) for a in adapters], output, weight, energy, model, names)
+    interference_chart(names, results["interference"], output / "interference.png")
+    write_card(output, results)
+    if as_json:
+        print(json.dumps(results))
+        return
+    for table in interference_tables(results["merged"], results["interference"]):
+        Console().print(table)
+    size = sum(file.stat().st_size for file in output.rglob(WEIGHTS))  # text encoders have folders of their own
+    print(f"{output}: {results['layers']} layers, ranks sum to {results['ranks']}, {size:,} bytes")

@@ -1,0 +1,79 @@
+"""What the shell commands share: their common options, and how they open models and folders."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option(help="Diffusers folder, Hub id, or the embedded 'pictograms'.")]
+Adapter = Annotated[str, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")]
+
+
+def quieten() -> None:
+    """No progress bars and notices of the libraries between our own lines."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def open_pipeline(model: str, device: str | None, dtype: str):
+    """The pipeline at `--model`."""
+    import torch
+
+    from ..diffusion import load_pipeline
+
+    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if dtype not in types:
+        raise ValueError(f"dtype must be one of {', '.join(types)}, got {dtype!r}")
+    quieten()
+    return load_pipeline(model, device, types[dtype])
+
+
+def output_folder(folder: Path, overwrite: bool) -> Path:
+    """An output folder that is new, empty or to be overwritten."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
+        way = "--resume to go on" if (folder / ".work").is_dir() else "another --output"
+        raise ValueError(f"{folder} exists and is not empty; use --overwrite, or {way}")
+    return folder
+
+
+def check_scale(scale: float) -> None:
+    """A strength that makes sense; NaN does not."""
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"scale must be a number of at least 0, got {scale}")
+
+
+def display(quiet: bool):
+    """The progress display, or a silent one."""
+    from ..callbacks import Callback
+
+    if quiet:
+        return nullcontext(Callback())
+    from .display import Display
+
+    return Display()
+
+
+def print_report(report: dict | None, as_json: bool) -> None:
+    """The table of a suite, or JSON, on stdout."""
+    from rich.console import Console
+
+    from ..evaluation.suites.pictograms import ROWS
+    from .display import metrics_table
+
+    if as_json:
+        print(json.dumps(report))
+    elif report:
+        Console().print(metrics_table(report["base"], report["erased"], ROWS))

@@ -1,0 +1,48 @@
+"""What follows an erasure: its suite or plain pictures, results.json completed, the model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..adapter.config import erased_concepts
+from ..adapter.weights import write_atomic
+from ..callbacks import Callback
+from ..diffusion.concepts import vocabulary_of
+from ..diffusion.families import family_of
+from ..diffusion.generate import draw
+from ..diffusion.pipeline import model_path, switched_off
+from ..hub.card import write_card
+from .charts import before_after, loss_chart
+from .suites.pictograms import ROWS, knows, run_pictograms, write_report
+
+
+def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed: int = 0) -> None:
+    """before_after.png for a model without a suite: forgotten prompts, then kept ones."""
+    prompts, keep = prompts[:4], keep[:4]
+    seeds = [seed + k for k in range(len(prompts) + len(keep))]
+    erased = draw(pipe, prompts + keep, seeds, batch_size=2)
+    with switched_off(pipe):
+        base = draw(pipe, prompts + keep, seeds, batch_size=2)
+    groups = ["erased"] * len(prompts) + ["kept"] * len(keep)
+    before_after(base, erased, prompts + keep, folder / "before_after.png", groups=groups)
+
+
+def finish(erasure, base_model: str, callback: Callback | None = None, seeds_forget: int = 4) -> dict | None:
+    """After `erase`: loss.png, the suite (or plain pictures), results.json completed, README.md card."""
+    folder, config = erasure.folder, erasure.config
+    loss_chart(erasure.progress.history, folder / "loss.png")
+    report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
+    if knows("pictograms", base_model, gone):
+        report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
+        write_report(folder, report, pictures, gone)
+    else:
+        family, words = family_of(erasure.pipe), vocabulary_of(model_path(base_model))
+        prompts = [p.prompt for p in family.pairs(config.concept, config.anchor, words, config.seed)]
+        keep = config.keep or family.keep(config.concept, words, 4, 0)
+        plain_pictures(erasure.pipe, list(dict.fromkeys(prompts)), keep, folder, config.seed)
+    results = json.loads((folder / "results.json").read_text())
+    results["evaluation"] = report
+    write_atomic(folder / "results.json", json.dumps(results, indent=1))
+    write_card(folder, results, ROWS)
+    return report

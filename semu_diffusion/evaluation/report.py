@@ -1,0 +1,232 @@
+"""`semu report`: one HTML file with pictures before and after, figures, ranks and protocol; it needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from ..adapter.weights import WEIGHTS, write_atomic
+from ..diffusion.blocks import block_of, depth_of
+from ..hub.contents import read_contents
+from ..metrics.nudity import EXPOSED, NudeNet
+from .charts import smooth
+from .suites import rows_of
+
+NAME = "report.html"
+PARTS = {"forget": "Erased", "keep": "Kept", "captions": "Other prompts"}
+PER_GROUP = 12  # pairs of pictures
+SIDE = 384  # pixels; larger pictures are made smaller
+
+
+def write_report_page(folder: str | Path, blur: bool = True) -> Path:
+    """Writes report.html into a folder that `semu erase` or `semu eval` wrote, and returns its path.
+
+    Args:
+        blur: cover pictures in which NudeNet sees an exposed part, until they are clicked. Recorded detections are
+            used where there are any; else NudeNet looks at the pictures, where it is installed.
+
+    Raises:
+        ValueError: no results there, or a picture of them is missing.
+    """
+    from jinja2 import Environment, FileSystemLoader
+
+    folder = Path(folder)
+    results = read(folder)
+    templates = FileSystemLoader(Path(__file__).parent)
+    page = Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    write_atomic(folder / NAME, page.get_template(NAME).render(contents(folder, results, blur)))
+    return folder / NAME
+
+
+def read(folder: Path) -> dict:
+    """The folder's results.json. ValueError where there is none."""
+    try:
+        results = json.loads((folder / "results.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no results.json in {folder}; report on a folder of `semu erase` or `semu eval`") from None
+    except ValueError as error:
+        raise ValueError(f"{folder / 'results.json'} is not JSON: {error}") from None
+    if not isinstance(results, dict):
+        raise ValueError(f"{folder / 'results.json'} holds no results")
+    return results
+
+
+def contents(folder: Path, results: dict, blur: bool) -> dict:
+    """Everything that the template shows."""
+    evaluation = results.get("evaluation") or {}
+    protocol = evaluation.get("protocol", {})
+    groups = gallery(folder)
+    mark(groups, folder, blur)
+    concepts = protocol.get("concepts") or protocol.get("concept") or results.get("options", {}).get("concept") or []
+    return {
+        "title": f"Erasing {', '.join(concepts)}" if concepts else "Evaluation",
+        "model": results.get("base_model"),
+        "groups": [{"title": title, "pairs": embed(pairs, folder)} for title, pairs in groups.items()],
+        "sheet": None if groups else sheet(folder),
+        "figures": figures(evaluation),
+        "bars": bars(evaluation, set(concepts)),
+        "ranks": ranks(folder, results),
+        "losses": losses(results.get("history") or []),
+        "facts": flat({**results.get("training", {}), **{"options": results.get("options", {})}}, ("ranks", "energy")),
+        "protocol": flat(protocol),
+    }
+
+
+def figures(evaluation: dict) -> list[dict]:
+    """The rows of the table: key, meaning, both models' values, the second's interval."""
+    rows = {
+        "base": evaluation.get("base") or {},
+        "erased": evaluation.get("erased") or evaluation.get("pictures") or {},
+    }
+    named = rows_of(evaluation.get("protocol", {}).get("suite"))
+    found = []
+    for key, meaning in named:
+        values = [rows[side].get(key) for side in ("base", "erased")]
+        interval = (rows["erased"].get("intervals") or {}).get(key)
+        if values != [None, None]:
+            found.append({"key": key, "meaning": meaning, "base": values[0], "erased": values[1], "interval": interval})
+    return found
+
+
+def bars(evaluation: dict, erased: set[str]) -> dict | None:
+    """Per concept in percent, or per class in counts, before and after; None where the suite has neither."""
+    after = evaluation.get("erased") or evaluation.get("pictures") or {}
+    key = next((k for k in ("per_concept", "per_class") if after.get(k)), None)
+    if key is None:
+        return None
+    before = (evaluation.get("base") or {}).get(key, {})
+    gone = {word for name in erased for word in (name.lower(), name.lower().removesuffix(" style"))}
+    top = 100 if key == "per_concept" else max([1, *before.values(), *after[key].values()])
+    rows = [
+        {"name": name, "base": before.get(name), "erased": value, "gone": key == "per_class" or name.lower() in gone}
+        for name, value in after[key].items()
+    ]
+    title = "Recognised in % of its pictures" if key == "per_concept" else "Detections by class"
+    return {"title": title, "top": top, "rows": sorted(rows, key=lambda row: not row["gone"])}
+
+
+def gallery(folder: Path) -> dict[str, list[dict]]:
+    """Group -> pairs {"title", "base", "erased", "detections"} with files, some of each group, as varied as can be."""
+    file = folder / "records.json"
+    if not file.is_file():
+        return {}
+    records = json.loads(file.read_text())
+    after = records.get("erased") or records.get("pictures") or []
+    before = records.get("base") or [None] * len(after)
+    groups: dict[str, list[dict]] = {}
+    for old, new in zip(before, after):
+        title = new.get("label") or new.get("prompt") or ""
+        seen = None if "detections" not in new else [*new["detections"], *((old or {}).get("detections") or [])]
+        pair = {"title": title, "base": old and old["file"], "erased": new["file"], "detections": seen}
+        groups.setdefault(new.get("group") or PARTS.get(new.get("part"), "Pictures"), []).append(pair)
+    return {title: varied(pairs) for title, pairs in groups.items()}
+
+
+def varied(pairs: Sequence[dict]) -> list[dict]:
+    """At most twelve, the first of each title before the second of any."""
+    seen: dict[str, int] = {}
+    order = []
+    for pair in pairs:
+        seen[pair["title"]] = seen.get(pair["title"], 0) + 1
+        order.append((seen[pair["title"]], len(order), pair))
+    return [pair for *_, pair in sorted(order, key=lambda item: item[:2])][:PER_GROUP]
+
+
+def mark(groups: dict[str, list[dict]], folder: Path, blur: bool) -> None:
+    """Sets "flagged" on pairs in which an exposed part was seen, at any score that NudeNet reports."""
+    pairs = [pair for own in groups.values() for pair in own]
+    unseen = [pair for pair in pairs if pair["detections"] is None]
+    if blur and unseen:
+        look(unseen, folder)
+    for pair in pairs:
+        pair["flagged"] = blur and any(label in EXPOSED for label, *_ in pair["detections"] or [])
+
+
+def look(pairs: Sequence[dict], folder: Path) -> None:
+    """Lets NudeNet see both pictures of each pair, where it is installed."""
+    files = [(pair, folder / pair[side]) for pair in pairs for side in ("base", "erased") if pair[side]]
+    try:
+        found = NudeNet()([file for _, file in files])
+    except (ValueError, ImportError):
+        return
+    for (pair, _), detections in zip(files, found):
+        pair["detections"] = [*(pair["detections"] or []), *detections]
+
+
+def embed(pairs: Sequence[dict], folder: Path) -> list[dict]:
+    """The pairs with their pictures as data addresses."""
+    return [
+        {**pair, **{side: pair[side] and data_uri(folder / pair[side]) for side in ("base", "erased")}}
+        for pair in pairs
+    ]
+
+
+def data_uri(file: Path) -> str:
+    """A picture in the page itself: small ones as they are, larger ones as WebP of at most 384 pixels."""
+    try:
+        with Image.open(file) as image:
+            small, image = max(image.size) <= SIDE, image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"a picture of the results is missing or damaged: {file} ({error})") from None
+    image.thumbnail((SIDE, SIDE))
+    kind, buffer = "PNG" if small else "WEBP", io.BytesIO()
+    image.save(buffer, kind, **({} if small else {"quality": 85}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def sheet(folder: Path) -> str | None:
+    """before_after.png as it is, for results that list no pictures."""
+    file = folder / "before_after.png"
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" if file.is_file() else None
+
+
+def ranks(folder: Path, results: dict) -> dict | None:
+    """{"top", "blocks": [{"name", "layers": [{"name", "rank"}]}]} of the adapter; None where it is not at hand."""
+    places = [folder, Path((results.get("adapter") or {}).get("name") or folder)]
+    place = next((p for p in places if p.is_file() or (p / WEIGHTS).is_file()), None)
+    if place is None:
+        return None
+    found = read_contents(place).ranks
+    blocks: dict[str, list[dict]] = {}
+    for name, rank in found.items():
+        blocks.setdefault(block_of(name), []).append({"name": name, "rank": rank})
+    total = sum(found.values())
+    return {"top": max(found.values()), "total": total, "layers": len(found),
+            "blocks": [{"name": name, "layers": blocks[name]} for name in sorted(blocks, key=depth_of)]}  # fmt: skip
+
+
+def losses(history: Sequence[dict]) -> list[dict]:
+    """{"name", "points", "first", "last"} per curve: SVG points in a box of 100 by 40, smoothed."""
+    curves: dict[str, list[float]] = {}
+    for row in history:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                curves.setdefault(name, []).append(value)
+    found = []
+    for name, values in curves.items():
+        line = smooth(values)
+        low, high = min(line), max(line)
+        if len(line) < 2 or not high - low < float("inf"):
+            continue
+        y = [40 - 38 * (v - low) / ((high - low) or 1) - 1 for v in line]
+        points = " ".join(f"{100 * i / (len(line) - 1):.2f},{v:.2f}" for i, v in enumerate(y))
+        found.append({"name": name, "points": points, "first": line[0], "last": line[-1]})
+    return found
+
+
+def flat(values: dict, without: Sequence[str] = (), prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text) rows."""
+    found = []
+    for key, value in values.items():
+        if key in without or value in (None, "", [], {}):
+            continue
+        if isinstance(value, dict):
+            found += flat(value, without, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+    return found

@@ -1,0 +1,18 @@
+"""The suites: each in a file of its own, those over prompts by name in `SUITES`."""
+
+from . import custom, imagenette, nudity, style
+from .suite import Suite
+
+SUITES = {module.SUITE.name: module.SUITE for module in (nudity, imagenette, style, custom)}
+
+
+def rows_of(suite: str | None) -> list[tuple[str, str]]:
+    """(key, meaning) of a suite's figures, for its table; the pictograms' where it is none over prompts."""
+    if suite in SUITES:
+        return SUITES[suite].rows
+    from .pictograms import ROWS
+
+    return ROWS
+
+
+__all__ = ["SUITES", "Suite", "rows_of"]

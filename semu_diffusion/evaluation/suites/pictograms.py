@@ -1,0 +1,106 @@
+"""Pictograms: the embedded model's suite; the oracle judges the grid of objects and styles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from ...adapter.weights import write_atomic
+from ...callbacks import Callback
+from ...diffusion.concepts import name_of
+from ...diffusion.generate import draw
+from ...diffusion.pipeline import model_path, switched_off
+from ...pictograms.oracle import load_oracle
+from ...pictograms.words import ASSETS
+from ...versions import versions
+from ..charts import before_after, concept_chart
+from ..drawing import draw_shots, source_of
+from ..grid import evaluate, showcase, split
+from ..intervals import INTERVALS
+from ..judges import weights_hash
+from ..pictures import as_saved, read_pictures, write_gallery
+from ..prompts import Shot, digest
+
+ROWS = [
+    ("UA", "% of forgotten pictures in which the concept is no longer recognised"),
+    ("IRA", "% of kept concepts of the same kind recognised"),
+    ("CRA", "% of the other kind recognised"),
+    ("neighbours", "% of the closest kept concepts recognised"),
+    ("context", "% of the rest of forgotten prompts still followed"),
+    ("FID", "of kept pictures to the base model's, oracle features"),
+    ("drift", "mean absolute pixel difference of kept pictures"),
+]
+SAMPLER_STEPS, GUIDANCE, BATCH = 10, 3.0, 48
+
+
+def run_pictograms(
+    pipe,
+    concepts: list[str],
+    seeds_forget: int = 10,
+    seeds_keep: int = 1,
+    callback: Callback | None = None,
+    cache=None,
+    folder: Path | None = None,
+    adapter: dict | None = None,
+) -> tuple[dict, dict]:
+    """The pictograms suite on a pipeline that carries an adapter: report and pictures (`grid.evaluate`).
+
+    With a folder, pictures go to its `base/` and `erased/`, drawn by all processes and taken up where they stopped;
+    `adapter` (`results.adapter_facts`) then says whose they are. Either way they are judged as 8-bit files.
+    """
+    callback = callback or Callback()
+    callback.stage("evaluation")
+    made_by = source_of(pipe)
+
+    def erased(prompts: list[str], seeds: list[int], side: str = "erased", adapter: dict | None = adapter):
+        if folder is None:
+            return as_saved(draw(pipe, prompts, seeds, SAMPLER_STEPS, GUIDANCE, BATCH, callback.advance))
+        shots = [Shot(*shot) for shot in zip(prompts, seeds)]
+        how = (SAMPLER_STEPS, GUIDANCE, BATCH, {**made_by, "adapter": adapter})
+        return read_pictures(draw_shots(pipe, shots, folder / side, *how, callback))
+
+    def base(prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        with switched_off(pipe):
+            return erased(prompts, seeds, "base", None)
+
+    names, oracle = [name_of(c) for c in concepts], load_oracle(ASSETS / "oracle")
+    report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache)
+    shots = [Shot(c.prompt, c.seed, f"{c.object}, {c.style}", part) for part, p in pictures.items() for c in p.cells]
+    report["protocol"] = {
+        "suite": "pictograms",
+        **report["protocol"],
+        **made_by,
+        "steps": SAMPLER_STEPS,
+        "guidance": GUIDANCE,
+        "batch_size": BATCH,
+        "size": list(pictures["keep"].base.shape[2:]),
+        "prompts_hash": digest(shots),
+        "judges": [{"name": "pictograms oracle", "model": weights_hash(oracle)}],
+        "intervals": INTERVALS,
+        "versions": versions(),
+    }
+    return report, pictures
+
+
+def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
+    """Whether a suite can judge these concepts on this model."""
+    if suite != "pictograms" or Path(model_path(pipe_path)).resolve() != ASSETS.resolve():
+        return False
+    try:
+        split([name_of(c) for c in concepts])
+    except ValueError:
+        return False
+    return True
+
+
+def write_report(folder: Path, report: dict, pictures: dict, concepts: list[str]) -> None:
+    """The charts, the gallery with its records.json, and at the end evaluation.json, which says that all is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name_of(c) for c in concepts]
+    concept_chart(report["base"], report["erased"], names, folder / "concepts.png")
+    shown = showcase(pictures, names)
+    before_after(**shown, path=folder / "before_after.png")
+    write_gallery(**shown, folder=folder)
+    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))

@@ -1,0 +1,218 @@
+"""The model card (README.md) of an adapter folder, with the metadata that the Hub reads."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..adapter.config import SemuConfig, erased_concepts
+from ..adapter.weights import LORA, WEIGHTS, read_config, write_atomic
+
+HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
+KOHYA = "semu_kohya.safetensors"
+TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
+Figures = Sequence[tuple[str, str]]
+PICTURES = {
+    "before_after.png": "before and after",
+    "concepts.png": "concepts before and after",
+    "interference.png": "interference of the merged adapters",
+}
+
+INTRODUCTION = """# {base} without {concepts}
+
+A SEMU adapter (Singular Value Decomposition for Efficient Machine Unlearning,
+[arXiv 2502.07587](https://arxiv.org/abs/2502.07587)): W' = W + U R V^T in {layers} layers{trained}.{answers}
+"""
+
+NATIVE = """With semu-diffusion (native adapter, any strength, can be switched off):
+
+```python
+from semu_diffusion import load_adapter, load_pipeline
+
+pipe = load_pipeline("{base}")
+load_adapter(pipe, "{here}", scale=1.0)
+```
+"""
+
+DIFFUSERS = """Plain diffusers:
+
+```python
+from diffusers import DiffusionPipeline
+{imports}
+pipe = DiffusionPipeline.from_pretrained({argument})
+pipe.load_lora_weights("{here}", weight_name="{lora}")
+```
+"""
+
+PEFT = """PEFT, on the bare {part}:
+
+```python
+import semu_diffusion.adapter  # makes the method known to PEFT
+from peft import PeftModel
+
+{part} = PeftModel.from_pretrained(pipe.{part}, "{here}")
+```
+"""
+
+COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.
+"""
+
+LIMITS = """## Intended use and limits
+
+For studying what models can be made to forget, and for shipping models that do not draw something by accident.
+Scores are those of plain prompts. Adversarial prompts, textual inversion, image guidance and fine-tuning were not tried
+on this adapter unless a table above says so, and whoever has the base model can leave the adapter out: it is no
+safeguard against somebody who wants to draw {concepts}.
+"""
+
+
+def is_hub_name(base: str) -> bool:
+    """Whether a base model's name is one on the Hub, not a folder of this machine or an embedded model."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) is not None and not Path(base).exists()
+
+
+def title_of(base: str) -> str:
+    """A base model's name without the folders of this machine."""
+    return base if is_hub_name(base) else Path(base).name or "the base model"
+
+
+def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
+    """Writes README.md from results.json's content and the files of the folder; figures are (key, meaning)."""
+    folder = Path(folder)
+    config = read_config(folder if (folder / WEIGHTS).is_file() else next(iter(sorted(folder.glob("text_encoder*")))))
+    write_atomic(
+        folder / "README.md",
+        f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}",
+    )
+
+
+def concepts_in(config: SemuConfig) -> str:
+    """What the adapter erases, as words."""
+    # A merged adapter's words come from files of others: each stays one short line of plain text.
+    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in erased_concepts(config.about))
+    return " and ".join(words) or "what it was made to forget"
+
+
+def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> str:
+    """The YAML head: base model, tags and, where a suite was run, the `model-index`."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, evaluation = config.about.get("base_model") or results.get("base_model") or "", results.get("evaluation")
+    lora = (folder / LORA).is_file()
+    known = {"base_model": base, "base_model_relation": "adapter"} if is_hub_name(base) else {}
+    scores = []
+    for key, meaning in figures if evaluation else ():
+        if isinstance(evaluation["erased"].get(key), (int, float)):
+            scores.append(
+                EvalResult(
+                    task_type="text-to-image",
+                    dataset_type=evaluation["protocol"]["suite"],
+                    dataset_name=evaluation["protocol"]["suite"],
+                    metric_type=key,
+                    metric_name=f"{key}: {meaning}",
+                    metric_value=round(evaluation["erased"][key], 4),
+                )
+            )
+    data = ModelCardData(
+        **known,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=[*TAGS, *(["lora"] if lora else [])],
+        model_name=f"{title_of(base)} without {concepts_in(config)}" if scores else None,
+        eval_results=scores or None,
+    )
+    return data.to_yaml().strip()
+
+
+def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> str:
+    """The card below its head."""
+    base, training = config.about.get("base_model") or results.get("base_model") or "", results.get("training") or {}
+    trained = f", {training['trained']:,} trained numbers ({training['trained_percent']:.2f} %)" if training else ""
+    concepts, anchor = concepts_in(config), config.about.get("anchor")
+    instead = "others of the kind" if anchor == "random" else repr(anchor)
+    answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
+    parts = [
+        INTRODUCTION.format(
+            base=title_of(base), concepts=concepts, layers=len(config.ranks), trained=trained, answers=answers
+        ),
+        *(f"![{title}]({name})\n" for name, title in PICTURES.items() if (folder / name).is_file()),
+        "## Use\n",
+        *usage(folder, base, config),
+        "## How well\n",
+        metrics_markdown(results.get("evaluation"), figures),
+        merged_markdown(results) if results.get("merged") else training_markdown(folder, training),
+        files_markdown(folder),
+        LIMITS.format(concepts=concepts),
+    ]
+    return "\n".join(parts)
+
+
+def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
+    """How to load what the folder holds."""
+    from ..diffusion.pipeline import EMBEDDED
+
+    name = base if base == EMBEDDED or is_hub_name(base) else "path/to/the/base/model"
+    # The embedded model is a folder inside the package, which diffusers cannot find by its name.
+    embedded = {
+        "imports": "from semu_diffusion.diffusion.pipeline import model_path\n",
+        "argument": f'model_path("{name}")',
+    }
+    plain = embedded if base == EMBEDDED else {"imports": "", "argument": f'"{name}"'}
+    blocks = [NATIVE.format(base=name, here=HERE)]
+    if (folder / LORA).is_file():
+        blocks.append(DIFFUSERS.format(**plain, here=HERE, lora=LORA))
+    if (folder / WEIGHTS).is_file():
+        of_unet = any(name.startswith(("down_blocks.", "up_blocks.", "mid_block.")) for name in config.ranks)
+        part = "unet" if of_unet else "transformer"
+        blocks.append(PEFT.format(part=part, here=HERE))
+    if (folder / KOHYA).is_file():
+        blocks.append(COMFY.format(kohya=KOHYA))
+    return blocks
+
+
+def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
+    """The base model's row beside the erased one's, and the protocol, as Markdown."""
+    if not evaluation:
+        return "No suite was run; look at the pictures, and run `semu eval`.\n"
+    show = lambda v: "-" if v is None else f"{v:.2f}"  # noqa: E731
+    lines = ["| | base | erased | |", "|---|---|---|---|"]
+    lines += [
+        f"| {key} | {show(evaluation['base'].get(key))} | {show(evaluation['erased'].get(key))} | {text} |"
+        for key, text in figures
+    ]
+    counts, protocol = evaluation["erased"]["counts"], evaluation["protocol"]
+    versions = ", ".join(f"{name} {number}" for name, number in protocol.get("versions", {}).items())
+    lines += ["", f"Suite {protocol['suite']}: {counts['forget']} forgotten and {counts['keep']} kept pictures, "
+              f"{protocol['sampler']} {protocol['steps']} steps, guidance {protocol['guidance']}.", ""]  # fmt: skip
+    lines += [f"Versions: {versions}.", ""] if versions else []
+    return "\n".join(lines)
+
+
+def training_markdown(folder: Path, training: dict) -> str:
+    """How it was trained, and where the rest is written down."""
+    if not training:
+        return ""
+    left = training["left"]
+    measured = (
+        "nothing was measured" if left is None else f"{left:.0%} of the way to the target left in held-out predictions"
+    )
+    loss = ", the loss in `loss.png`" if (folder / "loss.png").is_file() else ""
+    where = f"Options, seeds and versions are in `results.json`{loss}."
+    return f"## Training\n\n{training['steps']} steps in {training['seconds']} s; {measured}. {where}\n"
+
+
+def merged_markdown(results: dict) -> str:
+    """What was added up."""
+    parts = ", ".join(f"{name} ({weight:g})" for name, weight in zip(results["merged"], results["weights"]))
+    return f"## Merged\n\nThe sum of {len(results['merged'])} adapters at these weights: {parts}.\n"
+
+
+def files_markdown(folder: Path) -> str:
+    """The adapter's files with their hashes, so that scores can be tied to weights."""
+    rows = []
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        rows.append(f"| `{file.relative_to(folder).as_posix()}` | {file.stat().st_size:,} | `{digest}` |")
+    return "\n".join(["## Files\n", "| file | bytes | sha256 |", "|---|---|---|", *rows, ""])

@@ -1,0 +1,298 @@
+"""The bench of diffusion erasers: jobs, choice, resuming, summary and page, with a judge that is passed in."""
+
+import json
+import sys
+
+import pytest
+
+from eval.peers.diffusion import METHODS, Budget
+from eval.pictograms import attack_tables, verdict
+from eval.pictograms import attacks as pictograms_attacks
+from eval.pictograms import page as benchmark_page
+from eval.pictograms.benchmark import parse_args, run_all, search
+from eval.pictograms.jobs import (
+    REPORTED,
+    VALIDATION,
+    Job,
+    attackable,
+    beyond,
+    choose,
+    fingerprint,
+    first_settings,
+    harmonic,
+    key_of,
+    pareto,
+    report_jobs,
+    run_job,
+    summary,
+    write,
+)
+from eval.records import resumed
+from semu_diffusion.diffusion import load_pipeline
+
+BASE = {"UA": 1.0, "IRA": 98.0, "CRA": 99.0, "neighbours": 97.0, "FID": None, "drift": None}
+COST = {"seconds": 2.0, "peak_memory_mb": 900, "evaluations": 100, "trained": 50, "trained_percent": 0.5,
+        "shipped_bytes": 200}  # fmt: skip
+
+
+def row(method: str, UA: float, kept: float, phase="report", concept="knife", seed=0, hyper=None) -> dict:
+    scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "FID": 1.0, "drift": 0.01,
+              "counts": {"forget": 20}}  # fmt: skip
+    job = {
+        "phase": phase,
+        "method": method,
+        "concept": concept,
+        "seed": seed,
+        "hyper": hyper or first_settings(METHODS[method].like or method)[0],
+    }
+    return {**job, "base": BASE, "scores": scores, "cost": COST}
+
+
+def test_the_reported_concepts_are_not_those_of_the_search():
+    assert not set(REPORTED) & set(VALIDATION)
+    with pytest.raises(SystemExit):
+        parse_args(["--concept", VALIDATION[0]])
+
+
+def test_all_methods_get_the_same_search():
+    """Three rounds: the first hyper-parameter, the next value beyond its best end, then the second at the best."""
+    rows, rounds = [], []
+
+    def run(jobs: list[Job]) -> None:
+        rounds.append(jobs)
+        for job in jobs:  # the larger the better, in both
+            best = sum(float(v) for v in job.hyper.values() if not isinstance(v, str))
+            rows.append(row(job.method, 50 + best, 90, "search", job.concept, hyper=job.hyper))
+
+    methods = ["uce", "salun", "ours-remain"]
+    chosen = search(methods, rows, run)
+    assert [len(jobs) for jobs in rounds] == [3 * 3 * len(VALIDATION), *[3 * len(VALIDATION)] * 2]
+    assert len({job.key for jobs in rounds for job in jobs}) == 15 * len(VALIDATION)
+    assert chosen == {"uce": {"erase": 9.0, "keep": 10.0}, "salun": {"lr": 9e-4, "keep_weight": 1.0},
+                      "ours-remain": {"lr": 0.2, "strength": 1.0}}  # fmt: skip
+    assert all([len(v) for v in method.search.values()] == [3, 2] for method in METHODS.values() if not method.like)
+
+
+def test_a_method_takes_over_the_setting_of_the_one_it_is_like():
+    rows, ran = [], []
+
+    def run(jobs: list[Job]) -> None:
+        ran.extend(job.method for job in jobs)
+        rows.extend(row(job.method, 90, 90, "search", job.concept, hyper=job.hyper) for job in jobs)
+
+    chosen = search(["ours-robust"], rows, run)
+    assert set(ran) == {"ours-remain"}
+    assert chosen == {"ours-robust": {**first_settings("ours-remain")[0], **METHODS["ours-robust"].more}}
+
+
+def test_the_next_value_beyond_an_end():
+    best = {"erase": 1.0, "keep": 1.0}  # of 0.3, 1, 3
+    assert beyond("uce", best) == []
+    assert beyond("uce", {**best, "erase": 0.3}) == [{"erase": 0.09, "keep": 1.0}]
+    assert beyond("uce", {**best, "erase": 3.0}) == [{"erase": 9.0, "keep": 1.0}]
+
+
+def test_the_choice_is_the_best_harmonic_mean():
+    grid = first_settings("uce")
+    rows = [row("uce", 50 + 5 * k, 90, "search", c, hyper=h) for k, h in enumerate(grid) for c in VALIDATION]
+    rows[-1] = {k: v for k, v in rows[-1].items() if k != "scores"} | {"error": "diverged"}
+    assert choose(rows, "uce", grid, list(VALIDATION)) == grid[-2]
+    with pytest.raises(ValueError, match="not tried"):
+        choose(rows[1:], "uce", grid, list(VALIDATION))
+    assert harmonic({"UA": 100, "IRA": 50, "CRA": 50}) == pytest.approx(60)
+    assert harmonic({"UA": 0, "IRA": 100, "CRA": 100}) == 0
+
+
+def test_rows_are_saved_one_by_one_and_not_run_again(tmp_path):
+    path, rows, ran = tmp_path / "benchmark.json", [], []
+    jobs = report_jobs(["uce", "esd-x"], ["knife"], [0, 1], {m: first_settings(m)[0] for m in ("uce", "esd-x")})
+
+    def run(job: Job) -> dict:
+        ran.append(job.key)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        return row(job.method, 90, 90, seed=job.seed)
+
+    save = lambda: write(path, {"protocol": {"model": "a"}}, rows)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run_all(jobs, rows, run, save, 1)
+    again = resumed(path, {"protocol": {"model": "a"}}, ("protocol",))["rows"]
+    assert [key_of(r) for r in again] == sorted(ran[:2])
+    run_all(jobs, again, run, save, 1)
+    assert sorted(ran[:2] + ran[3:]) == sorted(job.key for job in jobs)
+    assert not list(tmp_path.glob("*.tmp"))
+    with pytest.raises(SystemExit, match="another model"):
+        resumed(path, {"protocol": {"model": "b"}}, ("protocol",))
+
+
+def test_summary_intervals_and_front():
+    rows = [row("uce", 90, 80), row("uce", 100, 90, seed=1), row("esd-x", 99, 70), row("full", 80, 70)]
+    rows.append({k: v for k, v in row("full", 0, 0, seed=1).items() if k not in ("scores", "base", "cost")})
+    rows[-1]["error"] = "the loss is nan"
+    found = summary([*rows, row("salun", 100, 100, "search")])
+    assert list(found) == ["uce", "esd-x", "full"]
+    assert found["uce"]["scores"]["UA"]["mean"] == 95 and found["uce"]["changes"]["kept"]["mean"] == 85
+    low, high = found["uce"]["scores"]["UA"]["interval"]
+    assert 90 <= low < high <= 100
+    assert found["uce"]["changes"]["IRA"]["mean"] == pytest.approx(85 - 98)
+    assert found["full"]["diverged"] == 1 and found["full"]["rows"] == 2
+    assert pareto(found) == ["uce", "esd-x"] and found["uce"]["front"] and "front" not in found["full"]
+
+
+def test_time_and_memory_are_those_of_the_last_seed():
+    rows = [row(m, 90, 80, seed=s) for m in ("uce", "esd-x") for s in range(2)] + [row("full", 90, 80)]
+    for seconds, own in enumerate(rows):
+        own["cost"] = {**own["cost"], "seconds": seconds, "trained": seconds}
+    costs = {m: own["cost"] for m, own in summary(rows).items()}
+    assert [costs[m]["seconds"] for m in ("uce", "esd-x", "full")] == [1, 3, 4]
+    assert [costs[m]["trained"] for m in ("uce", "esd-x", "full")] == [0.5, 2.5, 4]
+
+
+def test_attacks_are_shown_with_those_on_the_same_concepts():
+    done = [("uce", "plain", "knife"), ("uce", "plain", "dog"), ("uce", "int8", "knife"), ("esd-x", "plain", "dog")]
+    found = [{"method": m, "attack": a, "concept": c, "result": {"success": 0.5, "pictures": 4}} for m, a, c in done]
+    attacked = {"rows": found}
+    assert attack_tables.together(attacked) == {"dog, knife": ["plain"], "knife": ["int8"]}
+
+
+def test_a_trial_on_a_tiny_model(tiny_model, tmp_path):
+    budget = Budget(evaluations=120, latents=2, keep_latents=2, sampler_steps=2, batch_size=2)
+    judged = []
+
+    def judge(pipe, concept):
+        judged.append(concept)
+        return BASE, row("uce", 60, 70)["scores"]
+
+    jobs = [Job("report", "uce", "cigarette", 0), Job("report", "esd-x", "cigarette", 0, {"lr": 1e-4})]
+    rows = [run_job(job, lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget) for job in jobs]
+    assert judged == ["cigarette"] * 2 and [key_of(r) for r in rows] == [job.key for job in jobs]
+    assert rows[0]["cost"]["evaluations"] == 0 < rows[1]["cost"]["evaluations"] <= 120
+    bad = run_job(Job("search", "esd-x", "cigarette", 0, {"lr": float("inf")}), lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget)  # noqa: E501  # fmt: skip
+    assert "error" in bad and "scores" not in bad
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_the_fingerprint_follows_the_weights(tiny_model, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"1")
+    first = fingerprint(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"2")
+    assert fingerprint(tmp_path) != first
+
+
+def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
+    rows = [row(m, 90 + k, 80 - k, seed=s) for k, m in enumerate(("uce", "ours-remain")) for s in range(2)]
+    protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION)}
+    machine = {"cores": 2, "processor": "x86_64", "workers": 2}
+    head = {"command": "python -m eval.pictograms.benchmark", "protocol": protocol, "machine": machine,
+            "versions": {"torch": "2"}}  # fmt: skip
+    write(tmp_path / "benchmark.json", head, rows)
+    curve = [{"step": 0, "success": 0.0}, {"step": 25, "success": 0.5}]
+    relearnt = {"success": 0.5, "pictures": 16, "curve": curve, "steps_to_half": 25}
+    attack = {"seeds": 4, "contexts": 4, "tokens": 5, "iterations": 20, "candidates": 8, "inversion_steps": 200,
+              "pictures": 16, "lora_lr": 1e-3,
+              "full_lr": 1e-4, "relearn_steps": [0, 25]}  # fmt: skip
+    inverted = {"success": 0.25, "pictures": 16}
+    attacked = [("uce", "inversion", inverted), ("uce", "relearn-lora", relearnt), ("base", "relearn-lora", relearnt)]
+    found = [{"method": m, "concept": "knife", "attack": a, "result": r} for m, a, r in attacked]
+    attacks = {**head, "protocol": {**protocol, "attack": attack}, "rows": found}
+    (tmp_path / "attacks.json").write_text(json.dumps(attacks))
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    benchmark_page.main()
+    page = (tmp_path / "docs" / "benchmark.md").read_text()
+    assert "**UCE** | 2 | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
+    assert "| UCE | 25 |" in page and "On knife:" in page
+    assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
+    for name in ("benchmark.png", "relearning.png"):
+        assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def judged_rows(peer: list[tuple], own: list[tuple]) -> dict:
+    """Rows of SalUn and ours from (UA, kept) pairs, one per concept, and their summary."""
+    rows = [row(m, *pair, concept=c) for m, pairs in (("salun", peer), ("ours-remain", own), ("ours-robust", own))
+            for c, pair in zip(REPORTED, pairs)]  # fmt: skip
+    return {"rows": rows, "summary": summary(rows)}
+
+
+def test_a_peer_is_better_only_in_both_and_beyond_the_intervals():
+    own = [(90, 90), (92, 92), (94, 94)]
+    for peer, expected in (([(95, 95), (96, 95), (97, 98)], True), ([(95, 80), (96, 81), (97, 82)], False),
+                           ([(95, 95), (80, 95), (99, 98)], False), (own, False)):  # fmt: skip
+        found = judged_rows(peer, own)
+        assert verdict.better(verdict.paired(found["rows"], "salun")) is expected
+        assert (verdict.forgetting(found)[0][2] == verdict.YES) is not expected
+    assert not verdict.better({"UA": [], "kept": []})
+    assert verdict.difference([1.0, 1.0]) == "+1.0" and verdict.difference([]) == "–"
+
+
+def test_attacked_are_those_that_forget_and_keep():
+    found = summary([row("salun", 95, 94), row("uce", 95, 92), row("esd-x", 80, 98), row("full", 90, 93)])
+    assert attackable(found) == ["salun"]  # the base model has 98 and 99: full loses 6 points of CRA
+
+
+def test_what_was_asked_of_the_plain_method():
+    met = verdict.forgetting(judged_rows([(50, 50)] * 2, [(95, 97), (100, 97)]))
+    assert [m for *_, m in met] == [verdict.YES, verdict.NO, verdict.YES, verdict.YES]
+    assert "39 of 40" in met[1][1] and met[2][1] == "-1.0 and -2.0"
+    met = verdict.forgetting(judged_rows([(50, 50)] * 2, [(100, 97), (100, 96)]))
+    assert [m for *_, m in met] == [verdict.YES, verdict.YES, verdict.NO, verdict.YES]
+
+
+@pytest.mark.parametrize(
+    "robust, salun, steps, resists, slower",
+    [(0.0, 0.1, (25, None, None), verdict.YES, verdict.YES), (0.1, 0.1, (25, 50, None), verdict.SHARED, verdict.SHARED),
+     (0.2, 0.1, (25, 25, 50), verdict.NO, verdict.NO)],
+)  # fmt: skip
+def test_the_robust_option_against_the_others(robust, salun, steps, resists, slower):
+    found = judged_rows([(99, 98)] * 3, [(99, 98)] * 3)
+    result = lambda success, steps=None: {"success": success, "pictures": 10, "steps_to_half": steps}  # noqa: E731
+    rows = [{"method": m, "attack": "prompt", "result": result(s)}
+            for m, s in (("base", 1.0), ("salun", salun), ("ours-robust", robust))]  # fmt: skip
+    rows += [{"method": m, "attack": "relearn-lora", "result": result(1.0, s)}
+             for m, own in (("salun", (50, 50, 100)), ("ours-robust", steps)) for s in own]  # fmt: skip
+    attacked = {"protocol": {"attack": {"relearn_steps": [0, 100]}}, "rows": rows}
+    assert verdict.resisting(found, attacked, "prompt")[0][2] == resists
+    assert verdict.relearning(found, attacked, "relearn-lora")[0][2] == slower
+    assert "prompt" in (text := verdict.verdict(found, attacked)) and "inversion" not in text
+    alone = {**attacked, "rows": [r for r in rows if r["method"] == "ours-robust"]}
+    assert verdict.resisting(found, alone, "prompt") == verdict.relearning(found, alone, "relearn-lora") == []
+
+
+def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_page.main()
+    assert stopped.value.code == 2 and "python -m eval.pictograms.benchmark" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
+
+
+def test_an_attacked_row(tiny_model, monkeypatch):
+    import torch
+
+    from semu_diffusion.attacks import AttackConfig, Target, Verdict
+    from semu_diffusion.attacks.suite import Attacker
+    from semu_diffusion.diffusion.concepts import vocabulary_of
+
+    made = []
+
+    def attacker(job, budget, config, models):
+        made.append(job)
+        target = Target(load_pipeline(str(tiny_model), "cpu"))
+        judge = lambda images: Verdict(torch.ones(len(images), dtype=torch.bool), torch.arange(len(images)) > 0)  # noqa: E731, E501
+        return Attacker(target, target, job.concept, vocabulary_of(tiny_model), judge, config)
+
+    monkeypatch.setattr(pictograms_attacks, "attacker_for", attacker)
+    monkeypatch.setattr(pictograms_attacks, "CACHE", {})
+    config = AttackConfig(seeds=2, contexts=1, pictures=1, steps=1)
+    jobs = [Job(f"attack {name}", "uce", "cigarette", 0, {"erase": 1.0}) for name in ("plain", "int8")]
+    found = [pictograms_attacks.work(job, Budget(), config, 1) for job in jobs]
+    assert [key_of(r) for r in found] == [job.key for job in jobs] and len(made) == 1  # one edit for both
+    assert [r["attack"] for r in found] == ["plain", "int8"] and len(found[0]["prompts"]) == 1
+    assert [r["result"]["success"] for r in found] == [0.5, 0.5]
+    assert "int8           50.0 %" in pictograms_attacks.line(found[1])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_no_attacks_before_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["attacks", "--benchmark", str(tmp_path / "absent.json")])
+    with pytest.raises(SystemExit, match="python -m eval.pictograms.benchmark"):
+        pictograms_attacks.main()
