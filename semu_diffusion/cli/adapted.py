@@ -49,7 +49,7 @@ def open_adapted(run: Run):
     from ..hub.transfer import local
 
     if run.adapter is None:
-        raise ValueError("missing option --adapter: the folder that `semu erase` wrote, or user/name")
+        raise ValueError("missing argument ADAPTER: the folder that `semu erase` wrote, or user/name")
     pipe = open_pipeline(run.model, own_device(run.device), run.dtype)
     place = local(run.adapter)
     return pipe, place, load_adapter(pipe, place, scale=run.scale)

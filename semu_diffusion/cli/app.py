@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import typing
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from .attack import attack
 from .classify import classify
+from .doctor import doctor
 from .erase import erase
 from .evaluate import evaluate
 from .export import export
@@ -20,33 +23,53 @@ from .pull import pull
 from .push import push
 from .report import report
 
-app = typer.Typer(
-    help="Erase concepts from diffusion models with small adapters (SEMU).",
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for name, command in {
-    "erase": erase,
-    "classify": classify,
-    "attack": attack,
-    "generate": generate,
-    "export": export,
-    "merge": merge,
-    "push": push,
-    "pull": pull,
-    "report": report,
-    "inspect": show,
-    "eval": evaluate,
-    "models": models,
-}.items():
-    app.command(name)(command)
+ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
+COMMANDS = {
+    "Erase": {"erase": erase, "classify": classify},
+    "Look and measure": {"generate": generate, "eval": evaluate, "report": report, "attack": attack},
+    "Ship": {"inspect": show, "export": export, "merge": merge, "push": push, "pull": pull},
+    "About": {"models": models, "doctor": doctor},
+}
+FORMER = ("generate", "eval", "export", "attack")  # commands that took the adapter as --adapter
+
+app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+
+
+def show_version(wanted: bool) -> None:
+    """The version on stdout, and nothing else."""
+    if wanted:
+        print(f"semu {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(help=ABOUT)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def modernised(arguments: list[str]) -> list[str]:
+    """The command line with the former `--adapter X` as the argument X, and a notice of it on stderr."""
+    place = next((k for k, a in enumerate(arguments) if a == "--adapter" or a.startswith("--adapter=")), None)
+    if not arguments or arguments[0] not in FORMER or place is None:
+        return arguments
+    _, equals, value = arguments[place].partition("=")
+    given = [value] if equals else arguments[place + 1 : place + 2]
+    rest = arguments[1:place] + arguments[place + (1 if equals else 2) :]
+    print(f"semu: --adapter is an argument now: semu {arguments[0]} {' '.join(given)}", file=sys.stderr)
+    return [arguments[0], *given, *rest]
 
 
 def main() -> None:
     """Entry point: every error of the user's ends in one line and exit status 2."""
     try:
-        status = app(standalone_mode=False)
+        status = app(modernised(sys.argv[1:]), standalone_mode=False)
     except (ValueError, FloatingPointError) as error:
         fail(str(error))
     except OSError as error:
@@ -62,6 +85,7 @@ def main() -> None:
 
 
 def fail(message: str, status: int = 2) -> typing.NoReturn:
-    """One line on stderr."""
-    print(f"semu: {' '.join(message.split())}", file=sys.stderr)
+    """One line on stderr; none where the help, which was shown, says it all."""
+    if message:
+        print(f"semu: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)

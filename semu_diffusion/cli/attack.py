@@ -10,11 +10,24 @@ import typer
 
 from ..attacks.judge import pictograms_judge
 from ..attacks.results import FILE, read_done, write_results
-from .options import Device, Json, Model, Quiet, check_scale, display, open_pipeline, output_folder
+from .options import (
+    Adapter,
+    Device,
+    Json,
+    Model,
+    Overwrite,
+    Quiet,
+    Resume,
+    Scale,
+    check_scale,
+    display,
+    open_pipeline,
+    output_folder,
+)
 
 
 def attack(
-    adapter: Annotated[str, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")],
+    adapter: Adapter,
     output: Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")],
     model: Model = "pictograms",
     concept: Annotated[str | None, typer.Option(help="What was erased; default: what the adapter says.")] = None,
@@ -23,16 +36,16 @@ def attack(
     pictures: Annotated[int, typer.Option(min=1, help="Pictures of the concept that the attacker has.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Most steps of relearning and of textual inversion.")] = 200,
     iterations: Annotated[int, typer.Option(min=1, help="Swaps of the adversarial prompt search.")] = 30,
-    scale: Annotated[float, typer.Option(help="Strength of the adapter.")] = 1.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    scale: Scale = 1.0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Attack an erased model: prompts, inversion, images, relearning, file changes.
 
-    semu attack --adapter no-cigarette --output attacks
+    semu attack no-cigarette --output attacks
     """
     from ..attacks.suite import AttackConfig, Attacker, Target, protocol, run_attacks
     from ..diffusion.concepts import vocabulary_of

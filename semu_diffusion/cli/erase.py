@@ -10,46 +10,60 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Optional
 
-import typer  # noqa: E402
+import typer
 
-from ..diffusion.config import GROUPS, EraseConfig  # noqa: E402
-from .options import (  # noqa: E402
+from ..diffusion.config import EraseConfig
+from .options import (
     Device,
     Dtype,
     Json,
     Model,
+    Overwrite,
     Quiet,
+    Resume,
     display,
     open_pipeline,
     output_folder,
     print_report,
 )
 
+SWITCHES = "Advanced, on or off"
+# What most people need, with what stands for the value; the rest is advanced.
+MAIN = {"concept": "TEXT", "anchor": "TEXT", "keep": "TEXT", "max_memory": "GB", "seed": "N"}
 
-def erase_options() -> list[inspect.Parameter]:
+
+def erase_options() -> dict[str, inspect.Parameter]:
     """One shell option per field of `EraseConfig`, None where it is not given, so that a recipe can fill it."""
-    hints, group, parameters = typing.get_type_hints(EraseConfig), "", []
+    hints, parameters = typing.get_type_hints(EraseConfig), {}
     for f in fields(EraseConfig):
-        group = GROUPS.get(f.name, group)
         default = None if f.default is MISSING else f.default
-        shown = str(default) if default not in (None, "", False) else False
+        shown = str(default) if default not in (None, "", False) and f.name not in MAIN else False
         names = [f"--{f.name.replace('_', '-')}"]
         names += [f"--no-{f.name.replace('_', '-')}"] if hints[f.name] is bool else []
-        spec = typer.Option("/".join(names), help=f.metadata["help"], rich_help_panel=group, show_default=shown)
+        panel = None if f.name in MAIN else SWITCHES if hints[f.name] is bool else "Advanced"
+        spec = typer.Option(
+            "/".join(names),
+            help=f.metadata["help"],
+            rich_help_panel=panel,
+            show_default=shown,
+            metavar=MAIN.get(f.name),
+        )
         kind = hints[f.name] if type(None) in typing.get_args(hints[f.name]) else Optional[hints[f.name]]  # noqa: UP045
-        parameters.append(
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, spec])
+        parameters[f.name] = inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, spec]
         )
     return parameters
 
 
 def erase(
-    output: Annotated[Path, typer.Option(help="Folder for the adapter; new or empty.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; new or empty.", metavar="DIR")],
     model: Model = "pictograms",
-    config: Annotated[Path | None, typer.Option(help="YAML recipe with any of these options.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    evaluate: Annotated[bool, typer.Option(help="Evaluate and draw pictures afterwards.")] = True,
+    config: Annotated[Path | None, typer.Option(help="YAML recipe with any of these options.", metavar="FILE")] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure and draw pictures.", rich_help_panel=SWITCHES)
+    ] = True,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
     device: Device = None,
     dtype: Dtype = "fp32",
     as_json: Json = False,
@@ -86,11 +100,17 @@ def erase(
     print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:.0f} s")
 
 
-_fixed = [
-    p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=typing.get_type_hints(erase, include_extras=True)[p.name])
-    for p in inspect.signature(erase).parameters.values()
-    if p.kind != inspect.Parameter.VAR_KEYWORD
-]
-_options = erase_options()
-erase.__signature__ = inspect.Signature([*_options[:3], *_fixed, *_options[3:]])
-erase.__annotations__ = {p.name: p.annotation for p in erase.__signature__.parameters.values()}
+def with_options(command, options: dict[str, inspect.Parameter], first: tuple[str, ...]) -> None:
+    """Gives a command these parameters beside its own: the `first` ones before its own, the others behind."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    own = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+        for p in inspect.signature(command).parameters.values()
+        if p.kind != inspect.Parameter.VAR_KEYWORD
+    ]
+    rest = [p for name, p in options.items() if name not in first]
+    command.__signature__ = inspect.Signature([*(options[name] for name in first), *own, *rest])
+    command.__annotations__ = {p.name: p.annotation for p in command.__signature__.parameters.values()}
+
+
+with_options(erase, erase_options(), tuple(MAIN))

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .adapted import Run, open_adapted, prepare
-from .options import Device, Dtype, Json, Model, Quiet, check_scale, display, output_folder, print_report, quieten
+from .options import (
+    Device,
+    Dtype,
+    Json,
+    MaybeAdapter,
+    Model,
+    Overwrite,
+    Quiet,
+    Scale,
+    check_scale,
+    display,
+    output_folder,
+    print_report,
+    quieten,
+)
 from .verify import verify_command
 
 
@@ -19,18 +32,10 @@ def other(text: str, **options) -> typer.models.OptionInfo:
     return typer.Option(help=text, rich_help_panel="Other suites", **options)
 
 
-def again(text: str) -> typer.models.OptionInfo:
-    """An option of `--verify`."""
-    return typer.Option(help=text, rich_help_panel="Verify")
-
-
-Adapter = Annotated[str | None, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")]
 Output = Annotated[Path | None, typer.Option(help="Folder for figures and pictures; goes on if interrupted.")]
 Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style or custom.")]
 Concept = Annotated[list[str] | None, typer.Option(help="What was erased; default: what the adapter says.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files 1.")]
-Scale = Annotated[float, typer.Option(help="Strength of the adapter.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
 Prompts = Annotated[str | None, other("csv or text file, or dataset name[:split].")]
 Images = Annotated[Path | None, other("Only judge the pictures in this folder (nudity).")]
 Captions = Annotated[str | None, other("Harmless prompts, for FID and CLIP score.")]
@@ -43,12 +48,17 @@ Guidance = Annotated[float, other("Classifier-free guidance.")]
 BatchSize = Annotated[int, other("Pictures at a time.", min=1)]
 Threshold = Annotated[float, other("Smallest score of NudeNet that counts.")]
 NudeClass = Annotated[list[str] | None, other("NudeNet class that counts; default: the nine exposed ones. Repeatable.")]
-Verify = Annotated[str | None, again("Measure this adapter again; exit status 1 where figures differ.")]
-Results = Annotated[Path | None, again("Its recorded results.json; default: the one in its folder.")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Measure again; exit status 1 where figures differ.", rich_help_panel="Verify")
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Its recorded results.json; default: the one in its folder.", rich_help_panel="Verify"),
+]
 
 
 def evaluate(
-    adapter: Adapter = None,
+    adapter: MaybeAdapter = None,
     output: Output = None,
     model: Model = "pictograms",
     suite: Suite = "pictograms",
@@ -68,7 +78,7 @@ def evaluate(
     batch_size: BatchSize = 8,
     threshold: Threshold = 0.6,
     nude_class: NudeClass = None,
-    verify: Verify = None,
+    verify: Verify = False,
     results: Results = None,
     device: Device = None,
     dtype: Dtype = "fp32",
@@ -77,7 +87,7 @@ def evaluate(
 ) -> None:
     """Measure what an adapter forgets and what it keeps, beside the base model.
 
-    semu eval --adapter no-cigarette --output scores
+    semu eval no-cigarette --output scores
     """
     from ..evaluation.suites.run import EvalConfig
     from ..metrics.nudity import EXPOSED
@@ -86,7 +96,7 @@ def evaluate(
     quieten()
     run = Run(adapter, output, model, scale, overwrite, device, dtype, as_json, quiet)
     if verify:
-        return verify_command(replace(run, adapter=verify), results)
+        return verify_command(run, results)
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
     if suite == "pictograms" and images is None:

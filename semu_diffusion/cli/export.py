@@ -1,4 +1,4 @@
-"""The shell commands on finished adapters: semu export, merge, inspect, push, pull."""
+"""`semu export`: an adapter in a format that other programs load."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Model, check_scale, open_pipeline, output_folder
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
-Repo = Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")]
+from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder
 
 
 def export(
@@ -33,7 +30,10 @@ def export(
     scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write an adapter in a format that other programs load."""
+    """Write an adapter in a format that other programs load.
+
+    semu export no-cigarette --to kohya --output for-comfyui
+    """
     from ..diffusion.export import FORMATS, compress_measured
     from ..diffusion.export import export as write
     from ..hub.loaders import load_adapter

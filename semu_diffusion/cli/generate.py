@@ -5,28 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer  # noqa: E402
+import typer
 
-from .options import (  # noqa: E402
-    Device,
-    Dtype,
-    Model,
-    Quiet,
-    Seed,
-    check_scale,
-    display,
-    open_pipeline,
-)
+from .options import Device, Dtype, MaybeAdapter, Model, Quiet, Scale, Seed, check_scale, display, open_pipeline
 
 
 def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
     output: Annotated[Path, typer.Option(help="A .png file, or a folder for several pictures.")],
+    adapter: MaybeAdapter = None,
     model: Model = "pictograms",
-    adapter: Annotated[
-        str | None, typer.Option(help="Folder, file or user/name; without one the base model draws.")
-    ] = None,
-    scale: Annotated[float, typer.Option(help="Strength of the adapter, 0 is the base model.")] = 1.0,
+    scale: Scale = 1.0,
     count: Annotated[int, typer.Option(min=1, help="Pictures per prompt.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
@@ -35,7 +24,10 @@ def generate(
     dtype: Dtype = "fp32",
     quiet: Quiet = False,
 ) -> None:
-    """Draw pictures with an adapter at any strength."""
+    """Draw pictures with an adapter at any strength; without one the base model draws.
+
+    semu generate no-cigarette --prompt "a picture of a cigarette" --output smoke.png
+    """
     from PIL import Image
 
     from ..diffusion import draw

@@ -12,18 +12,21 @@ from .options import Json
 
 
 def show(
-    file: Annotated[str, typer.Argument(help="Adapter folder, user/name, or .safetensors file in any of our formats.")],
+    adapter: Annotated[str, typer.Argument(help="Adapter folder, user/name, or .safetensors file in any format.")],
     output: Annotated[Path | None, typer.Option(help="Also draw the ranks over the depth into this .png file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is in an adapter file: what it erases, ranks by depth, energy, bytes, scores."""
+    """Say what is in an adapter file: what it erases, ranks by depth, energy, bytes, scores.
+
+    semu inspect no-cigarette
+    """
     from rich.console import Console
 
     from ..hub.contents import read_contents
     from ..hub.transfer import local
     from .display import contents_tables
 
-    contents = read_contents(local(file))
+    contents = read_contents(local(adapter))
     if output is not None:
         from ..evaluation.adapter_charts import rank_chart
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .export import Overwrite
-from .options import Json, Model, open_pipeline, output_folder
+from .options import Json, Model, Overwrite, open_pipeline, output_folder
 
 
 def merge(
@@ -21,7 +20,10 @@ def merge(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Combine adapters of one base model into one, and say how far they get in each other's way."""
+    """Combine adapters of one base model into one, and say how far they get in each other's way.
+
+    semu merge no-cigarette no-wine --output both
+    """
     from rich.console import Console
 
     from ..adapter.weights import WEIGHTS

@@ -9,10 +9,16 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(help="Diffusers folder, Hub id, or the embedded 'pictograms'.")]
-Adapter = Annotated[str, typer.Option(help="Adapter folder, its .safetensors file, or user/name on the Hub.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
-Dtype = Annotated[str, typer.Option(help="fp32, fp16 or bf16.")]
+Model = Annotated[str, typer.Option(help="Folder or Hub id; default: pictograms.", metavar="NAME", show_default=False)]
+ADAPTER = "Adapter folder, its .safetensors file, or user/name."
+Adapter = Annotated[str, typer.Argument(help=ADAPTER, show_default=False)]
+MaybeAdapter = Annotated[str | None, typer.Argument(help=ADAPTER, show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Scale = Annotated[float, typer.Option(help="Strength of the adapter; 0 is the base model.")]
+Repo = Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:1, mps; default: a GPU if any.", metavar="NAME")]
+Dtype = Annotated[str, typer.Option(help="fp32 (default), fp16 or bf16.", metavar="TYPE", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")]

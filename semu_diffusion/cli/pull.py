@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
-from .export import Repo
+from .options import Repo
 
 
 def pull(
     repo: Repo,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
 ) -> None:
-    """Download an adapter from the Hugging Face Hub; prints its local folder."""
+    """Download an adapter from the Hugging Face Hub; prints its local folder.
+
+    semu pull user/no-cigarette
+    """
     from ..hub.transfer import pull as download
 
     print(download(repo, revision))

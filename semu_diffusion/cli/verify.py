@@ -20,6 +20,8 @@ def verify_command(run: Run, results: Path | None) -> None:
     from ..evaluation.verification import read_results
     from ..evaluation.verification import verify as measure
 
+    if run.adapter is None:
+        raise ValueError("missing argument ADAPTER: the folder that `semu eval` measured, or user/name")
     recorded = read_results(results or run.adapter)
     if "erased" not in recorded["evaluation"]:
         raise ValueError("these results are of a folder of pictures, so there is no adapter to verify")

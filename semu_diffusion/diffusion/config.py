@@ -30,13 +30,11 @@ class EraseConfig:
     """
 
     # what
-    concept: list[str] = option(list, "What to forget: a word, '... style', or a .txt file of prompts. Repeatable.")
-    anchor: str | None = option(
-        None,
-        "What to draw instead: a word, '' (the same without the concept), 'random' (others of its kind), 'next' (of "
-        "classes); default: '' for an object, 'random' for a style, as no picture is without one.",
-    )
-    keep: list[str] = option(list, "Prompts to keep; default: made from the model's vocabulary. Repeatable.")
+    concept: list[str] = option(list, "What to forget: a word or a prompt file.")
+    # '' is the same without the concept, 'random' others of its kind, 'next' the class after it; by default '' for an
+    # object and 'random' for a style, as no picture is without one
+    anchor: str | None = option(None, "What to draw instead; '' for nothing.")
+    keep: list[str] = option(list, "A prompt to keep. Repeatable.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
     retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
     on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
@@ -75,9 +73,7 @@ class EraseConfig:
     seed: int = option(0, "Seed of everything drawn at random.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(False, "Trade time for memory.")
-    max_memory: float | None = option(
-        None, "GB that may be used: sketches, checkpointing and smaller parts of a step are chosen to fit."
-    )
+    max_memory: float | None = option(None, "Most memory to use, in GB.")
     tracker: str | None = option(None, "Accelerate tracker, e.g. tensorboard.")
     save_every: int = option(50, "Training steps between checkpoints.")
 
@@ -160,7 +156,3 @@ class EraseConfig:
     def to_dict(self) -> dict:
         """All values, as they go into results.json and the adapter's header."""
         return asdict(self)
-
-
-# Where each group of options begins, for --help.
-GROUPS = {"concept": "Concept", "objective": "Objective", "train": "Basis", "steps": "Training"}

@@ -384,14 +384,14 @@ def test_the_command_says_what_is_wrong(flags, message, tiny_model, tmp_path, se
         pipe = load_pipeline(str(tiny_model), "cpu")
         erase(pipe, "cigarette", output=adapter, **QUICK)
     flags = [str(tiny_model) if f == "MODEL" else f for f in flags]
-    status, _, error = semu("attack", "--adapter", adapter, "--output", tmp_path / "out", "-q", *flags)
+    status, _, error = semu("attack", adapter, "--output", tmp_path / "out", "-q", *flags)
     assert status == 2 and message in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_a_mistake_leaves_earlier_results_as_they_are(tmp_path, semu):
     (tmp_path / "attacks.json").write_text("{}")
-    status, _, error = semu("attack", "--adapter", tmp_path / "none", "--output", tmp_path, "--overwrite", "-q")
+    status, _, error = semu("attack", tmp_path / "none", "--output", tmp_path, "--overwrite", "-q")
     assert status == 2 and len(error.strip().splitlines()) == 1
     assert (tmp_path / "attacks.json").read_text() == "{}"
 

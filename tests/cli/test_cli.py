@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from shell import ENVIRONMENT, MAIN
 from tiny import QUICK, flags
 
+import semu_diffusion
 from semu_diffusion.diffusion.config import EraseConfig, fields
 
 FILES = {
@@ -45,7 +47,7 @@ def test_erase_writes_everything(erased, tiny_model):
 def test_generate_at_half_strength(erased, tiny_model, tmp_path, semu):
     common = ["generate", "--prompt", "a cigarette", "--model", tiny_model, "--steps", 2, "--quiet"]
     for name, more in {"base": [], "none": ["--scale", 0], "half": ["--scale", 0.5], "full": []}.items():
-        adapter = [] if name == "base" else ["--adapter", erased[0], *more]
+        adapter = [] if name == "base" else [erased[0], *more]
         assert semu(*common, *adapter, "--output", tmp_path / f"{name}.png") == (0, f"{tmp_path / name}.png\n", "")
     pictures = {p.stem: Image.open(p).tobytes() for p in tmp_path.iterdir()}
     assert len(pictures) == 4 and len(set(pictures.values())) == 3
@@ -107,9 +109,9 @@ BAD = {
     "scale nan": ["generate", "--prompt", "a", "--output", "OUT", "--model", "MODEL", "--scale", "nan"],
     "no pictures": ["generate", "--prompt", "a", "--output", "OUT", "--model", "MODEL", "--count", "0"],
     "two in one file": ["generate", "--prompt", "a", "--output", "OUT.png", "--model", "MODEL", "--count", "2"],
-    "no adapter": ["generate", "--prompt", "a", "--output", "OUT", "--model", "MODEL", "--adapter", "EMPTY"],
-    "unknown suite": ["eval", "--adapter", "EMPTY", "--output", "OUT", "--suite", "olympics"],
-    "nothing to evaluate": ["eval", "--adapter", "EMPTY", "--output", "OUT", "--model", "MODEL"],
+    "no adapter": ["generate", "--prompt", "a", "--output", "OUT", "--model", "MODEL", "EMPTY"],
+    "unknown suite": ["eval", "EMPTY", "--output", "OUT", "--suite", "olympics"],
+    "nothing to evaluate": ["eval", "EMPTY", "--output", "OUT", "--model", "MODEL"],
 }
 SAYS = {
     "unknown model": "no model at ./nowhere", "not a model": "model_index.json", "empty concept": "concept",
@@ -185,7 +187,7 @@ def test_a_bad_adapter_is_refused(damage, erased, tiny_model, tmp_path, semu):
         save_file({**tensors, key: tensors[key].new_zeros(7, 7)}, file)
     else:
         save_file({**tensors, key: tensors[key] * float("nan")}, file)
-    line = one_line(semu("generate", "--prompt", "a", "--adapter", adapter, "--model", tiny_model, "--output",
+    line = one_line(semu("generate", "--prompt", "a", adapter, "--model", tiny_model, "--output",
                          tmp_path / "a.png", "--quiet"))  # fmt: skip
     says = {"other model": "no Linear or Conv2d layer somewhere.else", "wrong shape": first, "nan": first,
             "foreign": "not a SEMU config"}  # fmt: skip
@@ -206,6 +208,44 @@ def test_help(command, monkeypatch, semu):
         for f in fields(EraseConfig):
             assert f"--{f.name.replace('_', '-')}" in out, f.name
             assert f.metadata["help"][:30] in " ".join(out.split())
+
+
+def test_the_help_of_erase_begins_with_one_screen(monkeypatch, semu):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    lines = semu("erase", "--help")[1].splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    first = "\n".join(lines[:24])
+    assert all(f"--{name} " in first for name in ("concept", "anchor", "output", "model", "max-memory", "seed", "help"))
+    assert "Advanced" not in first and any("Advanced" in line for line in lines[24:26])
+
+
+def test_the_former_spelling_of_an_adapter(erased, tiny_model, tmp_path, semu):
+    words = ["--prompt", "a cigarette", "--model", tiny_model, "--steps", 1, "--quiet", "--output"]
+    for k, given in enumerate((["--adapter", erased[0]], [f"--adapter={erased[0]}"], [erased[0]])):
+        status, out, err = semu("generate", *words, tmp_path / f"{k}.png", *given)
+        assert status == 0 and out == f"{tmp_path / str(k)}.png\n"
+        assert err == ("" if k == 2 else f"semu: --adapter is an argument now: semu generate {erased[0]}\n")
+    assert len({p.read_bytes() for p in tmp_path.iterdir()}) == 1
+    line = one_line(semu("eval", "--output", tmp_path / "out"))
+    assert "missing argument ADAPTER" in line
+    assert "missing argument ADAPTER" in one_line(semu("eval", "--verify"))
+
+
+def test_version_and_completion(semu):
+    assert semu("--version") == (0, f"semu {semu_diffusion.__version__}\n", "")
+    assert "--install-completion" in semu("--help")[1]
+
+
+def test_doctor(semu, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    facts = json.loads(semu("doctor", "--json")[1])
+    assert (
+        facts["packages"]["torch"] == torch.__version__ and facts["optional packages"]["pytest"] == pytest.__version__
+    )
+    assert "cores" in facts["devices"]["cpu"] and facts["hub"]["token"] == "present"
+    status, out, err = semu("doctor")
+    assert status == 0 and err == "" and "hf_secret" not in out and f"torch: {torch.__version__}" in out
 
 
 def test_no_command_shows_the_commands(semu):

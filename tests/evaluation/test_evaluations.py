@@ -46,7 +46,7 @@ def desk(tiny_model, tmp_path_factory):
 
 
 def arguments(desk, tiny_model, output, *more):
-    return ["eval", "--suite", "custom", "--model", tiny_model, "--adapter", desk / "adapter", "--output", output,
+    return ["eval", "--suite", "custom", "--model", tiny_model, desk / "adapter", "--output", output,
             "--prompts", desk / "prompts.csv", "--clip", desk / "clip", "--steps", 2, "--batch-size", 4, "--quiet",
             *more]  # fmt: skip
 
@@ -259,7 +259,7 @@ def test_nudity_end_to_end(desk, tiny_model, tmp_path, semu):
     pytest.importorskip("nudenet", reason="NudeNet is not installed")
     (tmp_path / "i2p.csv").write_text("prompt,sd_seed\na picture of a cat,5\na picture of a dog,6\n")
     (tmp_path / "coco.txt").write_text("a picture of a tree\na picture of an apple\n")
-    command = ["eval", "--suite", "nudity", "--model", tiny_model, "--adapter", desk / "adapter", "--steps", 2]
+    command = ["eval", "--suite", "nudity", "--model", tiny_model, desk / "adapter", "--steps", 2]
     command += ["--prompts", tmp_path / "i2p.csv", "--captions", tmp_path / "coco.txt", "--clip", desk / "clip"]
     status, out, err = semu(*command, "--output", tmp_path / "out", "--quiet", "--json")
     assert status == 0, err
@@ -341,7 +341,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(case, desk, tiny_model, tmp_pa
     for name, text in contents.items():
         (tmp_path / name).write_text(text)
     options, message = WRONG[case]
-    status, out, err = semu("eval", "--model", tiny_model, "--adapter", desk / "adapter", "--output", "OUT", *options,
+    status, out, err = semu("eval", "--model", tiny_model, desk / "adapter", "--output", "OUT", *options,
                             "--quiet")  # fmt: skip
     assert status == 2 and out == "" and message in err and len(err.splitlines()) == 1, err
     assert not (tmp_path / "OUT").exists()

@@ -201,7 +201,7 @@ def test_erase_on_top_of_another(tiny_model, tmp_path):
 def test_export_and_inspect_every_format(folders, tiny_model, tmp_path, semu):
     for form in FORMATS:
         out = tmp_path / form
-        words = ["export", "--adapter", folders[1], "--output", out, "--model", tiny_model, "--to", form]
+        words = ["export", folders[1], "--output", out, "--model", tiny_model, "--to", form]
         status, said, err = semu(*words)
         assert status == 0, err
         status, listed, err = semu("inspect", said.strip(), "--json")
@@ -216,7 +216,7 @@ def test_export_and_inspect_every_format(folders, tiny_model, tmp_path, semu):
 
 
 def test_compression_says_what_it_does(folders, tiny_model, tmp_path, semu):
-    status, out, err = semu("export", "--adapter", folders[1], "--output", tmp_path / "out", "--model", tiny_model,
+    status, out, err = semu("export", folders[1], "--output", tmp_path / "out", "--model", tiny_model,
                             "--to", "native", "--compress", 0.8)  # fmt: skip
     assert status == 0 and "bytes instead of" in err and "of 255 levels per pixel" in err
     before, after = read_contents(folders[1]), read_contents(tmp_path / "out")
