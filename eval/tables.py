@@ -27,18 +27,17 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def made_with(found: dict) -> str:
     """The command, machine and versions behind a table."""
-    command = found["command"].replace("python ", "python eval/" if "/" not in found["command"] else "python ", 1)
     machine = found["machine"]
     place = f"{machine['cores']} cores ({machine['processor']})"
     place += f", {machine['workers']} at a time" if "workers" in machine else ""
     versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-    return f"`{command}` on {place}. Versions: {versions}.\n"
+    return f"`{found['command']}` on {place}. Versions: {versions}.\n"
 
 
 def not_defaults(found: dict) -> str:
     """A sentence on the options that are not today's defaults of `semu erase`; "" where all are."""
     today = resolved({})
-    off = [f"`--{k.replace('_', '-')} {v}` ({today[k]})" for k, v in found["options"].items() if v != today[k]]
+    off = [f"`--{k.replace('_', '-')} {v}` ({today[k]})" for k, v in found["options"].items() if v != today.get(k, v)]
     return f"Measured with {', '.join(off)}; in brackets the default.\n\n" if off else ""
 
 
