@@ -14,7 +14,7 @@ from .results import adapter_facts
 from .suites.run import EvalConfig, run_suite, shots_of
 
 TOLERANCE = 1e-6  # of rounding, relative: other machines add up in another order
-NO_FIGURES = ("intervals", "counts", "per_class", "per_concept")
+NO_FIGURES = ("intervals", "counts", "per_class", "per_concept", "per_wording", "instead")
 
 
 class Verdict(NamedTuple):

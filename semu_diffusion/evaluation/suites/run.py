@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...callbacks import Callback
-from ...diffusion.concepts import name_of
+from ...diffusion.concepts import COMMON, name_of
 from ...diffusion.pipeline import switched_off
 from ...metrics.clip import ClipEncoder
 from ...metrics.nudity import EXPOSED, THRESHOLD, check_protocol
@@ -17,10 +17,10 @@ from ...metrics.perceptual import _lpips_update, load_lpips
 from ...versions import PACKAGES, versions
 from ..drawing import draw_shots, judged, source_of
 from ..intervals import INTERVALS
-from ..judges import BodyParts, Scorer, feature_judge
+from ..judges import BodyParts, Namer, Scorer, clip_namer, feature_judge
 from ..pictures import list_pictures, read_picture
 from ..prompts import Shot, digest, read_prompts
-from ..scores import complete
+from ..scores import complete, mark_natural
 from . import SUITES, nudity
 
 SIDES = ("base", "erased")
@@ -89,6 +89,9 @@ def judges_of(config: EvalConfig, shots: Sequence[Shot], device) -> list:
     """The judges that a suite calls, its own first. ValueError where one is missing."""
     encoder = ClipEncoder.load(config.clip, device) if config.clip else None
     judges = SUITES[config.suite].judges(config, encoder, shots, device)
+    if encoder and not any(isinstance(judge, Namer) for judge in judges):  # for `natural` and `instead`
+        labels = dict.fromkeys(shot.label for shot in shots if shot.label) or COMMON.subjects
+        judges = [*judges, clip_namer(encoder, config.clip, list(labels))]
     scorer, embedder = encoder and Scorer(encoder, config.clip), feature_judge(encoder, config.clip)
     return [*judges, *(judge for judge in (scorer, embedder) if judge)]
 
@@ -155,9 +158,11 @@ def run_suite(
     pairer = Pairer(dict(zip(files["erased"], files["base"])), lpips)
     for record, found in zip(records["erased"], judged(pairer, files["erased"], shots, callback)):
         record.update(found)
+    natural = mark_natural(records)
     report = rows(config, records, judges, callback)
     size = list(read_picture(files["base"][0]).shape[1:])
-    report["protocol"] = protocol(config, shots, judges) | {**made_by, "size": size, "device": pipe.device.type}
+    made_by |= {"size": size, "device": pipe.device.type, "natural": natural}
+    report["protocol"] = protocol(config, shots, judges) | made_by
     return report, records
 
 
