@@ -73,7 +73,9 @@ def merged(*metrics):
     """What the sum over processes gives: one metric with the states of all."""
     total = metrics[0].clone()
     for name, reduction in total._reductions.items():
-        setattr(total, name, reduction(torch.stack([getattr(m, name) for m in metrics])))
+        states = [torch.cat(s) if isinstance(s, list) else s for s in (getattr(m, name) for m in metrics)]
+        listed = isinstance(getattr(total, name), list)
+        setattr(total, name, reduction(states if listed else torch.stack(states)))
     total._update_count = sum(m._update_count for m in metrics)
     return total
 
