@@ -105,6 +105,18 @@ def metrics_table(base: dict, erased: dict, rows: list[tuple[str, str]]) -> Tabl
     return table
 
 
+def wordings_table(wordings: dict[str, dict]) -> Table:
+    """Each wording: how often the base model draws it, whether the erased one still does, and is it a picture."""
+    table = Table("wording", "drawn before", "UA", "95 %", "natural", "95 %", "pictures", box=None, header_style="bold")
+    for name, own in wordings.items():
+        cells = [figure(own["drawn"]) + ("" if own["counts"] else ", left out")]
+        for key in ("UA", "natural"):
+            ends = own["intervals"].get(key)
+            cells += [figure(own[key]), f"{ends[0]:.0f}–{ends[1]:.0f}" if ends else "-"]
+        table.add_row(Text(printable(name)), *cells, str(own["pictures"]))
+    return table
+
+
 def contents_tables(contents) -> list[Table]:
     """What `semu inspect` shows of a `contents.Contents`: its facts, ranks over the depth, and scores."""
     facts = Table(show_header=False, box=None)

@@ -66,19 +66,21 @@ class Namer:
 
 
 class OracleNamer(Namer):
-    """The pictograms' oracle as a namer of objects or of styles; it also says whether a picture is a proper one.
+    """The pictograms' oracle as a namer of objects, and of styles where a style is the label.
 
-    That is "natural", beside pictures of the embedded model (`proper.Proper`).
+    It also says "natural": whether it is a proper picture, beside those of the embedded model (`proper.Proper`).
     """
 
-    def __init__(self, oracle: nn.Module, kind: str = "object"):
-        super().__init__(None, KINDS[kind], {"name": "pictograms oracle", "model": weights_hash(oracle)})
-        self.oracle, self.kind, self.proper = oracle, kind, Proper(load_references()[kind])
+    def __init__(self, oracle: nn.Module):
+        labels = [name for names in KINDS.values() for name in names]
+        super().__init__(None, labels, {"name": "pictograms oracle", "model": weights_hash(oracle)})
+        self.oracle, self.proper = oracle, {kind: Proper(own) for kind, own in load_references().items()}
 
-    def look(self, images: Tensor) -> list[dict]:
-        seen = looks(images, self.oracle)[self.kind]
-        rows = zip(seen.named.tolist(), seen.sure.tolist(), seen.rough.tolist(), self.proper(seen).tolist())
-        return [{"named": self.labels[k], "sure": s, "rough": r, "natural": fine} for k, s, r, fine in rows]
+    def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
+        seen = looks(read_pictures(files), self.oracle)
+        proper = {kind: self.proper[kind](own).tolist() for kind, own in seen.items()}
+        kinds = ["style" if shot.label.lower() in KINDS["style"] else "object" for shot in shots]
+        return [{"named": KINDS[kind][seen[kind].named[i]], "natural": proper[kind][i]} for i, kind in enumerate(kinds)]
 
 
 class Scorer:

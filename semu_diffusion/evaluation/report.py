@@ -71,6 +71,7 @@ def contents(folder: Path, results: dict, blur: bool) -> dict:
         "sheet": None if groups else sheet(folder),
         "figures": figures(evaluation),
         "bars": bars(evaluation, set(concepts)),
+        "wordings": (evaluation.get("erased") or {}).get("per_wording"),
         "ranks": ranks(folder, results),
         "losses": losses(results.get("history") or []),
         "facts": flat({**results.get("training", {}), **{"options": results.get("options", {})}}, ("ranks", "energy")),

@@ -9,6 +9,7 @@ from semu_diffusion.diffusion import draw, load_pipeline
 from semu_diffusion.evaluation.grid import cells, replaced
 from semu_diffusion.evaluation.judges import OracleNamer
 from semu_diffusion.evaluation.pictures import as_saved, write_picture
+from semu_diffusion.evaluation.prompts import Shot
 from semu_diffusion.evaluation.proper import NOTHING, Look, Proper, counted, load_references, looks
 from semu_diffusion.evaluation.report import figures
 from semu_diffusion.evaluation.scores import complete, mark_natural, named_row
@@ -126,9 +127,9 @@ def test_the_oracle_brings_its_own_verdict(tmp_path, assets):
     write_picture(torch.rand(3, 64, 64), tmp_path / "noise.png")
     drawn = draw(load_pipeline("pictograms", "cpu"), ["a picture of a knife in neon style"], [3], 10, 3.0)
     write_picture(drawn[0], tmp_path / "knife.png")
-    found = OracleNamer(load_oracle())([tmp_path / "noise.png", tmp_path / "knife.png"], [])
+    found = OracleNamer(load_oracle())([tmp_path / "noise.png", tmp_path / "knife.png"], [Shot("", 0), Shot("", 0)])
     assert [r["natural"] for r in found] == [False, True] and found[1]["named"] == "knife"
-    style = OracleNamer(load_oracle(), "style")([tmp_path / "knife.png"], [])
+    style = OracleNamer(load_oracle())([tmp_path / "knife.png"], [Shot("", 0, "sepia")])
     assert style[0]["named"] == "neon" and style[0]["natural"]
     records = {"base": found, "erased": found}
     assert "embedded" in mark_natural(records)

@@ -36,6 +36,8 @@ ROWS = [
     ("drift", "mean absolute pixel difference of kept pictures"),
 ]
 SAMPLER_STEPS, GUIDANCE, BATCH = 10, 3.0, 48
+# What other suites draw and judge the embedded model with, unless they are told otherwise.
+ITS_OWN = {"classifier": "pictograms", "steps": SAMPLER_STEPS, "guidance": GUIDANCE, "batch_size": BATCH}
 
 
 def run_pictograms(
