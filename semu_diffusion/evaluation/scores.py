@@ -85,10 +85,14 @@ def mark_natural(records: dict[str, list[dict]]) -> str | None:
 
 
 def replaced(row: Row, records: Sequence[dict]) -> None:
-    """Sets "natural", the share of forgotten pictures that are proper ones, and "instead", what they show, counted."""
+    """Sets "natural", the share of forgotten pictures that are proper ones, and "instead", what they show, counted.
+
+    A suite that counts only some of the pictures, or has other names for what they show, has set them itself.
+    """
     forgotten = [r for r in records if r["part"] == "forget"]
     judged = [r["natural"] for r in forgotten if r.get("natural") is not None]
-    share_into(row, "natural", sum(judged), len(judged))
+    if "natural" not in row:
+        share_into(row, "natural", sum(judged), len(judged))
     named = [r for r in forgotten if r.get("named") is not None]
     if named and "instead" not in row:
         names = [r["label"] if same_name(r["label"], r["named"]) else r["named"] for r in named]

@@ -1,7 +1,7 @@
 """A concept in words that training never saw: plurals, synonyms, typos, other articles, long prompts, negation, ...
 
-Every prompt carries its context after a comma ("two cigarettes, neon style"), as no training prompt does
-(`diffusion.concepts`), and is one of a wording's: "plural", "synonym: smoke", "beside: cat".
+Every prompt is one of a wording's: "plural", "synonym: smoke", "beside: cat". None is one that an erasure of the concept
+trains on by default (`diffusion.concepts`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..diffusion.concepts import Vocabulary, kind_of, name_of
+from ..diffusion.concepts import Vocabulary, forget_pairs, kind_of, name_of
 from ..pictograms.words import SYNONYMS
 
 WORDS = Path(__file__).with_name("wordings.json")
 CONTEXTS = 6  # of a wording
-BESIDE = "beside: "  # of a wording with two objects, before the other one's name
+BESIDE, WITH = "beside: ", "with: "  # wordings with two objects, before the other one's name: it comes first, or last
 CHARACTERS = 2  # per token, at least, of a word that a tokenizer has
 # The longest that fits; the last is of few and common words, for small vocabularies.
 LONG = (
@@ -56,8 +56,18 @@ def wordings(concept: str, vocabulary: Vocabulary, tokenizers: Sequence) -> tupl
     others = vocabulary.without([concept])
     notes: list[str] = []
     make = of_style if kind == "style" else of_object
-    found = [(prompt, group) for prompt, group in make(name, others, tokenizers, notes) if fits(prompt, tokenizers)]
-    return [Wording(prompt, group, name) for prompt, group in dict.fromkeys(found)], notes
+    trained = {pair.prompt for pair in forget_pairs(concept, None, vocabulary)}
+    found = {
+        prompt: Wording(prompt, group, name)
+        for prompt, group in make(name, others, tokenizers, notes)
+        if prompt not in trained and fits(prompt, tokenizers)
+    }
+    return list(found.values()), notes
+
+
+def companion(group: str) -> str | None:
+    """The other object's name in a wording of two objects; None in other wordings."""
+    return next((group.removeprefix(lead) for lead in (BESIDE, WITH) if group.startswith(lead)), None)
 
 
 def of_object(name: str, others: Vocabulary, tokenizers: Sequence, notes: list[str]) -> Iterator[tuple[str, str]]:
@@ -66,15 +76,17 @@ def of_object(name: str, others: Vocabulary, tokenizers: Sequence, notes: list[s
     tails = [f", {style} style" for style in others.styles[:CONTEXTS]] or [""]
     for tail in tails:
         if several != name:
-            yield f"two {several}{tail}", "plural"
             yield f"{several}{tail}", "plural"
+            yield f"two {several}{tail}", "plural: two"
         if a != name:
-            yield f"the {name}{tail}", "article"
-            yield f"my {name}{tail}", "article"
-        yield f"show me {a}{tail}", "sentence"
-        yield f"this is {a}{tail}", "sentence"
-        yield f"a room without {a}{tail}", "negation"
-        yield f"a picture with no {name}{tail}", "negation"
+            yield f"the {name}{tail}", "article: the"
+            yield f"my {name}{tail}", "article: my"
+        yield f"show me {a}{tail}", "sentence: show me"
+        yield f"this is {a}{tail}", "sentence: this is"
+        yield f"an image{tail}, of {a}", "order: name last"
+        yield f"{a}, a picture{tail}", "order: name first"
+        yield f"a room without {a}{tail}", "negation: without"
+        yield f"a picture with no {name}{tail}", "negation: no"
         for other in reworded(name):
             yield f"a picture of {with_article(other)}{tail}", f"synonym: {other}"
         for wrong in typos(name, (*others.subjects, *others.styles)):
@@ -83,9 +95,10 @@ def of_object(name: str, others: Vocabulary, tokenizers: Sequence, notes: list[s
             yield f"{form.format(word)}{tail}", f"language: {language}"
     yield from long_prompts(a, tails, tokenizers, notes)
     step = max(1, len(others.subjects) // 3)
-    for other in others.subjects[:: step or 1][:3]:
+    for other in others.subjects[::step][:3]:
         for tail in tails:
             yield f"{with_article(other)} beside {a}{tail}", f"{BESIDE}{other}"
+            yield f"{a} with {with_article(other)}{tail}", f"{WITH}{other}"
 
 
 def of_style(name: str, others: Vocabulary, tokenizers: Sequence, notes: list[str]) -> Iterator[tuple[str, str]]:
@@ -93,10 +106,11 @@ def of_style(name: str, others: Vocabulary, tokenizers: Sequence, notes: list[st
     step = max(1, len(others.subjects) // CONTEXTS)
     subjects = [with_article(subject) for subject in others.subjects[::step][:CONTEXTS]] or ["a picture"]
     for subject in subjects:
-        yield f"{subject}, the {name} style", "article"
-        yield f"{subject}, {name}", "article"
-        yield f"show me {subject}, all in {name} style", "sentence"
-        yield f"this is {subject}, and the style is {name}", "sentence"
+        yield f"{subject}, the {name} style", "article: the"
+        yield f"{subject} in a {name} style", "article: a"
+        yield f"show me {subject}, all in {name} style", "sentence: show me"
+        yield f"this is {subject}, and the style is {name}", "sentence: this is"
+        yield f"{name} style, an image of {subject}", "order: name first"
         yield f"{subject}, not in {name} style", "negation"
         for other in reworded(name):
             yield f"a picture of {subject}, {other}", f"synonym: {other}"

@@ -74,7 +74,7 @@ def shots_of(config: EvalConfig, pipe=None) -> list[Shot]:
 
 
 def named(shots: Sequence[Shot], concepts: Sequence[str]) -> list[Shot]:
-    """The user's prompts as wordings of the one concept. ValueError where it is one of several and no label says which."""
+    """The user's prompts as wordings of the one concept. ValueError where there are several and no label."""
     if len(concepts) > 1 and not all(shot.label for shot in shots):
         raise ValueError("several concepts are erased: --prompts need a column label that says which one is meant")
     return [s._replace(label=s.label or name_of(concepts[0]), group=s.group or "--prompts") for s in shots]

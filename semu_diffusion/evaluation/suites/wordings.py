@@ -14,7 +14,7 @@ from ..judges import check_names, clip_namer, same_name
 from ..prompts import Shot
 from ..proper import counted
 from ..scores import Row, share_into
-from ..wordings import BESIDE, Wording, tokenizers_of, wordings
+from ..wordings import Wording, companion, tokenizers_of, wordings
 from . import custom
 from .suite import Suite
 
@@ -73,8 +73,8 @@ def row(records: Sequence[dict], config) -> Row:
         [r.get("natural") for r in counts],
         [r["label"] for r in counts],
     )
-    beside = [r for r in forgotten if r["group"].startswith(BESIDE)]
-    share_into(row, "beside", sum(same_name(r["group"].removeprefix(BESIDE), r["named"]) for r in beside), len(beside))
+    beside = [same_name(other, r["named"]) for r in forgotten if (other := companion(r["group"]))]
+    share_into(row, "beside", sum(beside), len(beside))
     share_into(row, "wordings", sum(own["counts"] for own in row["per_wording"].values()), len(groups))
     return row
 
