@@ -37,10 +37,9 @@ def print_recipes(found: dict, models: dict[str, list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("recipe", "erases", "by", "evaluation", box=None, header_style="bold")
+    table = Table("recipe", "erases", "evaluation", box=None, header_style="bold")
     for key, recipe in found.items():
-        sources = ", ".join(source.split(" (")[0] for source in recipe.sources)
-        table.add_row(key, recipe.about, sources, ", ".join(suites(recipe.evaluate)))
+        table.add_row(key, recipe.about, ", ".join(suites(recipe.evaluate)))
     console = Console()
     console.print(table)
     console.print("written for", ", ".join(name for names in models.values() for name in names), highlight=False)

@@ -1,7 +1,7 @@
 """A concept in words that training never saw: plurals, synonyms, typos, other articles, long prompts, negation, ...
 
-Every prompt is one of a wording's: "plural", "synonym: smoke", "beside: cat". None is one that an erasure of the concept
-trains on by default (`diffusion.concepts`).
+Every prompt is one of a wording's: "plural", "synonym: smoke", "beside: cat". None is one that an erasure trains on by
+default (`diffusion.concepts`).
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def of_style(name: str, others: Vocabulary, tokenizers: Sequence, notes: list[st
             yield f"{form.format(subject)}, {word}", f"language: {language}"
         yield from long_prompts(subject, [f", {name} style"], tokenizers, notes)
     for other in others.styles[:2]:
-        yield from (
-            (f"{subject}, half in {other} and half in {name} style", f"{BESIDE}{other}") for subject in subjects
-        )
+        for subject in subjects:
+            yield f"{subject}, half in {other} and half in {name} style", f"{BESIDE}{other}"
+            yield f"{subject} in {name} style and some {other}", f"{WITH}{other}"
 
 
 def long_prompts(a: str, tails: Sequence[str], tokenizers: Sequence, notes: list[str]) -> Iterator[tuple[str, str]]:
