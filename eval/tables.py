@@ -11,7 +11,7 @@ from pathlib import Path
 from .records import read_json, resolved, write_text
 
 RESULTS = Path("eval/results")
-SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
+SCORES = ("UA", "IRA", "CRA", "neighbours", "natural", "FID", "drift")
 
 
 def shown(value: float | None, key: str) -> str:
@@ -44,14 +44,15 @@ def not_defaults(found: dict) -> str:
 def all_concepts(found: dict) -> str:
     """The 30 concepts one by one, and their means."""
     total, rows = found["summary"], []
+    names = [k for k in SCORES if any(k in row["erased"] for row in found["rows"])]  # earlier runs lack some
     for row in found["rows"]:
         training = row["training"]
-        scores = [shown(row["erased"][k], k) for k in SCORES]
+        scores = [shown(row["erased"].get(k), k) for k in names]
         before = [shown(row["base"][k], k) for k in ("IRA", "CRA")]
         rows.append([row["concept"], *scores, *before, str(training["steps"]), f"{training['trained_percent']:.2f}"])
-    means = [shown(total["erased"].get(k), k) for k in SCORES] + [shown(total["base"][k], k) for k in ("IRA", "CRA")]
+    means = [shown(total["erased"].get(k), k) for k in names] + [shown(total["base"][k], k) for k in ("IRA", "CRA")]
     rows.append(["**mean**", *means, "", f"≤ {total['trained_percent']:.2f}"])
-    head = ["erased", "UA", "IRA", "CRA", "neighbours", "FID", "drift", "base IRA", "base CRA", "steps", "trained %"]
+    head = ["erased", *names, "base IRA", "base CRA", "steps", "trained %"]
     worst, share = total["worst_UA"]
     text = f"""## Each concept by itself
 

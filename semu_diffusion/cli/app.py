@@ -21,6 +21,7 @@ from .merge import merge
 from .models import models
 from .pull import pull
 from .push import push
+from .recipes import recipes
 from .report import report
 
 ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
@@ -28,7 +29,7 @@ COMMANDS = {
     "Erase": {"erase": erase, "classify": classify},
     "Look and measure": {"generate": generate, "eval": evaluate, "report": report, "attack": attack},
     "Ship": {"inspect": show, "export": export, "merge": merge, "push": push, "pull": pull},
-    "About": {"models": models, "doctor": doctor},
+    "About": {"models": models, "recipes": recipes, "doctor": doctor},
 }
 FORMER = ("generate", "eval", "export", "attack")  # commands that took the adapter as --adapter
 

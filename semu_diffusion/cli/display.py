@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ..callbacks import Callback
 from ..diffusion.blocks import block_of, by_depth, depth_bars
+from ..hub.card import figure
 from ..hub.contents import FACTS
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
@@ -99,9 +100,20 @@ class Display(Callback):
 def metrics_table(base: dict, erased: dict, rows: list[tuple[str, str]]) -> Table:
     """The base model's row beside the erased one's; rows are (key, meaning)."""
     table = Table("", "base", "erased", "", box=None, header_style="bold")
-    show = lambda v: "-" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v)  # noqa: E731
     for key, meaning in rows:
-        table.add_row(key, show(base.get(key)), show(erased.get(key)), meaning)
+        table.add_row(key, figure(base.get(key)), figure(erased.get(key)), meaning)
+    return table
+
+
+def wordings_table(wordings: dict[str, dict]) -> Table:
+    """Each wording: how often the base model draws it, whether the erased one still does, and is it a picture."""
+    table = Table("wording", "drawn before", "UA", "95 %", "natural", "95 %", "pictures", box=None, header_style="bold")
+    for name, own in wordings.items():
+        cells = [figure(own["drawn"]) + ("" if own["counts"] else ", left out")]
+        for key in ("UA", "natural"):
+            ends = own["intervals"].get(key)
+            cells += [figure(own[key]), f"{ends[0]:.0f}–{ends[1]:.0f}" if ends else "-"]
+        table.add_row(Text(printable(name)), *cells, str(own["pictures"]))
     return table
 
 

@@ -33,9 +33,11 @@ def other(text: str, **options) -> typer.models.OptionInfo:
 
 
 Output = Annotated[Path | None, typer.Option(help="Folder for figures and pictures; goes on if interrupted.")]
-Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style or custom.")]
+Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style, wordings or custom.")]
 Concept = Annotated[list[str] | None, typer.Option(help="What was erased; default: what the adapter says.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files 1.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files and wordings 1.")
+]
 Prompts = Annotated[str | None, other("csv or text file, or dataset name[:split].")]
 Images = Annotated[Path | None, other("Only judge the pictures in this folder (nudity).")]
 Captions = Annotated[str | None, other("Harmless prompts, for FID and CLIP score.")]
@@ -43,9 +45,9 @@ Real = Annotated[str | None, other("Folder of real pictures for FID.")]
 Classifier = Annotated[str | None, other("Classifier of transformers, or pictograms.")]
 Clip = Annotated[str | None, other("CLIP model, for scores, zero-shot labels and FID.")]
 Limit = Annotated[int | None, other("The first so many prompts.", min=1)]
-Steps = Annotated[int, other("Sampler steps.", min=1)]
-Guidance = Annotated[float, other("Classifier-free guidance.")]
-BatchSize = Annotated[int, other("Pictures at a time.", min=1)]
+Steps = Annotated[int | None, other("Sampler steps; default: 50.", min=1)]
+Guidance = Annotated[float | None, other("Classifier-free guidance; default: 7.5.")]
+BatchSize = Annotated[int | None, other("Pictures at a time; default: 8.", min=1)]
 Threshold = Annotated[float, other("Smallest score of NudeNet that counts.")]
 NudeClass = Annotated[list[str] | None, other("NudeNet class that counts; default: the nine exposed ones. Repeatable.")]
 Verify = Annotated[
@@ -73,9 +75,9 @@ def evaluate(
     classifier: Classifier = None,
     clip: Clip = None,
     limit: Limit = None,
-    steps: Steps = 50,
-    guidance: Guidance = 7.5,
-    batch_size: BatchSize = 8,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    batch_size: BatchSize = None,
     threshold: Threshold = 0.6,
     nude_class: NudeClass = None,
     verify: Verify = False,
@@ -89,6 +91,8 @@ def evaluate(
 
     semu eval no-cigarette --output scores
     """
+    from ..diffusion.pipeline import EMBEDDED
+    from ..evaluation.suites.pictograms import ITS_OWN
     from ..evaluation.suites.run import EvalConfig
     from ..metrics.nudity import EXPOSED
 
@@ -102,7 +106,10 @@ def evaluate(
     if suite == "pictograms" and images is None:
         return pictograms(run, concept, seeds or 10)
     given = dict(prompts=prompts, captions=captions, real=real, classifier=classifier, clip=clip, limit=limit)
-    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size, threshold=threshold)
+    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size)
+    if suite == "wordings" and model == EMBEDDED:
+        given = {**ITS_OWN, **{k: v for k, v in given.items() if v is not None}}
+    given = {k: v for k, v in given.items() if v is not None} | {"threshold": threshold}
     default = 10 if suite == "imagenette" and prompts is None else 1
     config = EvalConfig(suite, concept or [], **given, seeds=seeds or default, classes=nude_class or list(EXPOSED))
     if images is not None:
@@ -138,7 +145,7 @@ def with_prompts(run: Run, config) -> None:
     prepare(run.output, run.overwrite)
     pipe, place, about = open_adapted(run)
     config.concept = config.concept or concepts_of(about)
-    shots_of(config)  # says what is wrong with the prompts before anything is drawn
+    shots_of(config, pipe)  # says what is wrong with the prompts before anything is drawn
     facts, first = adapter_facts(place, run.scale), team().is_main_process
     with display(run.quiet or not first) as callback:
         report, records = run_suite(pipe, config, run.output, facts, callback)
@@ -151,7 +158,7 @@ def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None
     """The figures that were taken, of both models, or JSON, on stdout."""
     from rich.console import Console
 
-    from .display import metrics_table
+    from .display import metrics_table, wordings_table
 
     if as_json:
         print(json.dumps(report))
@@ -159,6 +166,8 @@ def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None
     base, erased = report["base"], report["erased"]
     taken = [(k, text) for k, text in rows if (base.get(k), erased.get(k)) != (None, None)]
     Console().print(metrics_table(base, erased, taken))
+    if erased.get("per_wording"):
+        Console().print(wordings_table(erased["per_wording"]))
 
 
 def folder_of_pictures(run: Run, config, images: Path) -> None:

@@ -16,6 +16,7 @@ COLUMNS = {
     "prompt": ("prompt", "caption", "text"),
     "seed": ("evaluation_seed", "seed", "sd_seed"),
     "label": ("label", "class", "artist", "style"),
+    "group": ("wording", "group"),
 }
 IMAGENETTE = (
     "tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump",
@@ -25,12 +26,16 @@ SEED = 50_000_000  # of prompts whose file gives none; far from those of trainin
 
 
 class Shot(NamedTuple):
-    """One picture to draw: what is asked for, from which noise, what it should show, and which figures it enters."""
+    """One picture to draw: what is asked for, from which noise, what it should show, and which figures it enters.
+
+    `group` names some that have a figure of their own, as the wordings of the suite of that name.
+    """
 
     prompt: str
     seed: int
     label: str = ""
     part: str = "prompts"
+    group: str = ""
 
     @property
     def file(self) -> str:
@@ -55,7 +60,7 @@ def read_prompts(source: str | Path, part: str = "prompts", limit: int | None = 
     if not rows:
         raise ValueError(f"{source} holds no prompts; expected a column {' or '.join(COLUMNS['prompt'])}")
     return [
-        Shot(row["prompt"], seed + k, row["label"], part)
+        Shot(row["prompt"], seed + k, row["label"], part, row["group"])
         for i, row in enumerate(rows)
         for seed in [_seed(row["seed"], source, SEED + 1000 * i)]
         for k in range(repeat)
@@ -122,4 +127,5 @@ def imagenette(repeat: int) -> list[Shot]:
 
 def digest(shots: Sequence[Shot]) -> str:
     """SHA-256 over prompts, seeds and labels, in order: equal for equal evaluations and no others."""
-    return hashlib.sha256(json.dumps([list(shot) for shot in shots]).encode()).hexdigest()
+    rows = [list(shot if shot.group else shot[:4]) for shot in shots]  # as before there were groups
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..adapter.weights import WEIGHTS, write_atomic
 from ..diffusion.blocks import block_of, depth_of
+from ..hub.card import figure
 from ..hub.contents import read_contents
 from ..metrics.nudity import EXPOSED, NudeNet
 from .charts import smooth
@@ -70,6 +71,7 @@ def contents(folder: Path, results: dict, blur: bool) -> dict:
         "sheet": None if groups else sheet(folder),
         "figures": figures(evaluation),
         "bars": bars(evaluation, set(concepts)),
+        "wordings": (evaluation.get("erased") or {}).get("per_wording"),
         "ranks": ranks(folder, results),
         "losses": losses(results.get("history") or []),
         "facts": flat({**results.get("training", {}), **{"options": results.get("options", {})}}, ("ranks", "energy")),
@@ -87,6 +89,7 @@ def figures(evaluation: dict) -> list[dict]:
     found = []
     for key, meaning in named:
         values = [rows[side].get(key) for side in ("base", "erased")]
+        values = [figure(value) if isinstance(value, dict) else value for value in values]
         interval = (rows["erased"].get("intervals") or {}).get(key)
         if values != [None, None]:
             found.append({"key": key, "meaning": meaning, "base": values[0], "erased": values[1], "interval": interval})

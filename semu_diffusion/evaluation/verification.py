@@ -14,7 +14,7 @@ from .results import adapter_facts
 from .suites.run import EvalConfig, run_suite, shots_of
 
 TOLERANCE = 1e-6  # of rounding, relative: other machines add up in another order
-NO_FIGURES = ("intervals", "counts", "per_class", "per_concept")
+NO_FIGURES = ("intervals", "counts", "per_class", "per_concept", "per_wording", "instead")
 
 
 class Verdict(NamedTuple):
@@ -67,7 +67,7 @@ def measure_again(pipe, recorded: dict, adapter: dict, folder: Path, callback: C
         seeds = protocol["seeds_forget"], protocol["seeds_keep"]
         return run_pictograms(pipe, concepts, *seeds, callback, folder=folder, adapter=adapter)[0]
     config = EvalConfig(**{f.name: protocol[f.name] for f in fields(EvalConfig)})
-    if digest(shots_of(config)) != protocol["prompts_hash"]:
+    if digest(shots_of(config, pipe)) != protocol["prompts_hash"]:
         raise ValueError("the prompts are not those that were recorded: prompts, seeds or labels have changed")
     return run_suite(pipe, config, folder, adapter, callback)[0]
 

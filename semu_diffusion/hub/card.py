@@ -13,6 +13,7 @@ from ..adapter.weights import LORA, WEIGHTS, read_config, write_atomic
 HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
 KOHYA = "semu_kohya.safetensors"
 TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
+MOST_NAMES = 5  # of counts by name, in a table
 Figures = Sequence[tuple[str, str]]
 PICTURES = {
     "before_after.png": "before and after",
@@ -86,6 +87,17 @@ def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
         folder / "README.md",
         f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}",
     )
+
+
+def figure(value: object) -> str:
+    """A figure as tables print it: a number with two decimals, counts by name with the most frequent first."""
+    if isinstance(value, dict):
+        # Names come from classifiers and prompts, which may be others': each stays short plain text.
+        names = {re.sub(r"[^\w\s.,'-]", "", " ".join(str(k).split()))[:40]: n for k, n in value.items()}
+        first, rest = list(names.items())[:MOST_NAMES], list(names.items())[MOST_NAMES:]
+        parts = [f"{name} {count}" for name, count in first]
+        return ", ".join([*parts, *([f"{len(rest)} others"] if rest else [])]) or "-"
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def concepts_in(config: SemuConfig) -> str:
@@ -176,13 +188,14 @@ def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
     """The base model's row beside the erased one's, and the protocol, as Markdown."""
     if not evaluation:
         return "No suite was run; look at the pictures, and run `semu eval`.\n"
-    show = lambda v: "-" if v is None else f"{v:.2f}"  # noqa: E731
+    base, erased = evaluation["base"], evaluation["erased"]
     lines = ["| | base | erased | |", "|---|---|---|---|"]
     lines += [
-        f"| {key} | {show(evaluation['base'].get(key))} | {show(evaluation['erased'].get(key))} | {text} |"
+        f"| {key} | {figure(base.get(key))} | {figure(erased.get(key))} | {text} |"
         for key, text in figures
+        if key in base or key in erased  # results of earlier versions lack some
     ]
-    counts, protocol = evaluation["erased"]["counts"], evaluation["protocol"]
+    counts, protocol = erased["counts"], evaluation["protocol"]
     versions = ", ".join(f"{name} {number}" for name, number in protocol.get("versions", {}).items())
     lines += ["", f"Suite {protocol['suite']}: {counts['forget']} forgotten and {counts['keep']} kept pictures, "
               f"{protocol['sampler']} {protocol['steps']} steps, guidance {protocol['guidance']}.", ""]  # fmt: skip

@@ -16,7 +16,7 @@ PLACES = ("", "text_encoder", "text_encoder_2", "text_encoder_3")  # of an adapt
 FACTS = (
     "base_model", "concept", "before", "anchor", "merged", "weights", "gamma", "geometry", "objective", "steps", "seed",
 )  # fmt: skip
-SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "FID", "drift")
+SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 MOST_RESULTS = 2**24  # bytes of a results.json that is looked into
 
 

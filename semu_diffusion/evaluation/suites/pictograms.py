@@ -11,7 +11,7 @@ from ...adapter.weights import write_atomic
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.generate import draw
-from ...diffusion.pipeline import model_path, switched_off
+from ...diffusion.pipeline import EMBEDDED, model_path, switched_off
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
 from ...versions import versions
@@ -22,6 +22,7 @@ from ..intervals import INTERVALS
 from ..judges import weights_hash
 from ..pictures import as_saved, read_pictures, write_gallery
 from ..prompts import Shot, digest
+from ..proper import load_references
 
 ROWS = [
     ("UA", "% of forgotten pictures in which the concept is no longer recognised"),
@@ -29,10 +30,14 @@ ROWS = [
     ("CRA", "% of the other kind recognised"),
     ("neighbours", "% of the closest kept concepts recognised"),
     ("context", "% of the rest of forgotten prompts still followed"),
+    ("natural", "% of forgotten pictures that are a proper picture of something"),
+    ("instead", "what they show in place of the concept, counted"),
     ("FID", "of kept pictures to the base model's, oracle features"),
     ("drift", "mean absolute pixel difference of kept pictures"),
 ]
 SAMPLER_STEPS, GUIDANCE, BATCH = 10, 3.0, 48
+# What other suites draw and judge the embedded model with, unless they are told otherwise.
+ITS_OWN = {"classifier": "pictograms", "steps": SAMPLER_STEPS, "guidance": GUIDANCE, "batch_size": BATCH}
 
 
 def run_pictograms(
@@ -66,7 +71,8 @@ def run_pictograms(
             return erased(prompts, seeds, "base", None)
 
     names, oracle = [name_of(c) for c in concepts], load_oracle(ASSETS / "oracle")
-    report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache)
+    references = load_references() if made_by["model"] == EMBEDDED else None
+    report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache, references)
     shots = [Shot(c.prompt, c.seed, f"{c.object}, {c.style}", part) for part, p in pictures.items() for c in p.cells]
     report["protocol"] = {
         "suite": "pictograms",
