@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 import torch
 from peft import inject_adapter_in_model
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from .config import SemuConfig, listed
+from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name, matrix_shape
 from .model import find_layers
 
@@ -30,22 +29,6 @@ def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Se
     """The layers that carry an adapter of rank >= 1, by name without PEFT's prefix."""
     found = ((layer_name(k.removeprefix(PREFIX)), m) for k, m in model.named_modules() if isinstance(m, SemuLayer))
     return {name: layer for name, layer in found if layer.r.get(adapter_name)}
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes text as UTF-8 under a temporary name, then renames: the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def save_atomic(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """`save_file` under a temporary name, then renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt", **(metadata or {})}
-    )
-    os.replace(temporary, path)
 
 
 def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
