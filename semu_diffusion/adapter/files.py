@@ -47,18 +47,24 @@ def save_atomic(tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mappi
         ValueError: a tensor of a type that the format, or this package, has no name for.
         OSError: the disk is full or not to be written on; no file of that name is left, or the old one.
     """
-    order = sorted(tensors, key=lambda name: (place_of(tensors[name], name), name))
+    order = file_order(tensors)
     with replacing(path) as file:
         file.write(header_of({name: tensors[name] for name in order}, {"format": "pt", **(metadata or {})}))
         for name in order:
             file.write(data_of(tensors[name]))
 
 
-def place_of(tensor: torch.Tensor, name: str) -> int:
-    """The place of a tensor's type in the file: wide ones first, so that all are aligned. ValueError for others."""
-    if tensor.dtype not in TYPES:
-        raise ValueError(f"cannot write {name}: safetensors files here hold no {tensor.dtype}")
-    return list(TYPES).index(tensor.dtype)
+def file_order(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names as they follow each other in a file: wide types first, so that all are aligned, then by name.
+
+    Raises:
+        ValueError: as `save_atomic`.
+    """
+    places = {dtype: k for k, dtype in enumerate(TYPES)}
+    other = next((name for name, tensor in tensors.items() if tensor.dtype not in places), None)
+    if other is not None:
+        raise ValueError(f"cannot write {other}: safetensors files here hold no {tensors[other].dtype}")
+    return sorted(tensors, key=lambda name: (places[tensors[name].dtype], name))
 
 
 def header_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -110,8 +110,7 @@ def read_config(path: str | Path) -> SemuConfig:
         with open(path / CONFIG, "rb") as file:
             return config_from_json(file.read(MOST_JSON + 1), str(path / CONFIG))
     file = path / WEIGHTS if path.is_dir() else path
-    with open_weights(file) as weights:
-        metadata = weights.metadata() or {}
+    metadata = header_of(file)
     if "semu_config" not in metadata:
         raise ValueError(f"{file} has no SEMU config in its header; is it an adapter written by semu-diffusion?")
     return config_from_json(metadata["semu_config"], str(file))
@@ -125,6 +124,12 @@ def open_weights(file: Path):
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is not a whole safetensors file ({error}); download or write it again") from None
+
+
+def header_of(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. ValueError as `open_weights`."""
+    with open_weights(file) as weights:
+        return weights.metadata() or {}
 
 
 def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int, ...]], source: str) -> None:

@@ -19,6 +19,7 @@ from .generate import generate
 from .inspect import show
 from .merge import merge
 from .models import models
+from .options import LONG, printable
 from .pull import pull
 from .push import push
 from .report import report
@@ -87,5 +88,5 @@ def main() -> None:
 def fail(message: str, status: int = 2) -> typing.NoReturn:
     """One line on stderr; none where the help, which was shown, says it all."""
     if message:
-        print(f"semu: {' '.join(message.split())}", file=sys.stderr)
+        print(f"semu: {printable(' '.join(message.split()), LONG)}", file=sys.stderr)
     sys.exit(status)

@@ -21,6 +21,7 @@ from rich.text import Text
 from ..callbacks import Callback
 from ..diffusion.blocks import block_of, by_depth, depth_bars
 from ..hub.contents import FACTS
+from .options import LONG, printable
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
 
@@ -71,7 +72,7 @@ class Display(Callback):
         self.progress.advance(self.task, count)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"semu: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"semu: {printable(text, LONG)}", markup=False, highlight=False, soft_wrap=True)
 
     def ranks(self, bases: dict) -> None:
         """A row per group of layers: how many, their ranks, the energy kept."""
@@ -129,12 +130,6 @@ def contents_tables(contents) -> list[Table]:
         meanings = [(key, "") for key in contents.scores["erased"]]
         tables.append(metrics_table(contents.scores["base"], contents.scores["erased"], meanings))
     return tables
-
-
-def printable(value: object, most: int = 200) -> str:
-    """A value from a stranger's file as text that cannot steer the terminal."""
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return "".join(c if c.isprintable() else " " for c in text)[:most]
 
 
 def interference_tables(names: list[str], matrices: dict[str, list[list[float]]]) -> list[Table]:

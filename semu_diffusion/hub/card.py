@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..adapter.config import SemuConfig, erased_concepts
-from ..adapter.weights import LORA, WEIGHTS, read_config, write_atomic
+from ..adapter.config import SemuConfig
+from ..adapter.weights import LORA, WEIGHTS, header_of, read_config, write_atomic
+from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, title_of
 
 HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
-KOHYA = "semu_kohya.safetensors"
 TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
 Figures = Sequence[tuple[str, str]]
 PICTURES = {
@@ -56,8 +56,11 @@ from peft import PeftModel
 ```
 """
 
-COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.
+COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.{left}
 """
+
+LEFT = """ {number} layers outside of the model's blocks, which some programs pass over, are left out of it; they carry
+{share:.1%} of the update's energy, and `semu export --to kohya --all-layers` keeps them."""
 
 LIMITS = """## Intended use and limits
 
@@ -68,16 +71,6 @@ safeguard against somebody who wants to draw {concepts}.
 """
 
 
-def is_hub_name(base: str) -> bool:
-    """Whether a base model's name is one on the Hub, not a folder of this machine or an embedded model."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) is not None and not Path(base).exists()
-
-
-def title_of(base: str) -> str:
-    """A base model's name without the folders of this machine."""
-    return base if is_hub_name(base) else Path(base).name or "the base model"
-
-
 def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
     """Writes README.md from results.json's content and the files of the folder; figures are (key, meaning)."""
     folder = Path(folder)
@@ -86,13 +79,6 @@ def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
         folder / "README.md",
         f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}",
     )
-
-
-def concepts_in(config: SemuConfig) -> str:
-    """What the adapter erases, as words."""
-    # A merged adapter's words come from files of others: each stays one short line of plain text.
-    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in erased_concepts(config.about))
-    return " and ".join(words) or "what it was made to forget"
 
 
 def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> str:
@@ -120,7 +106,7 @@ def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) 
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=[*TAGS, *(["lora"] if lora else [])],
-        model_name=f"{title_of(base)} without {concepts_in(config)}" if scores else None,
+        model_name=f"{title_of(base)} without {concepts_in(config.about)}" if scores else None,
         eval_results=scores or None,
     )
     return data.to_yaml().strip()
@@ -130,7 +116,7 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
     """The card below its head."""
     base, training = config.about.get("base_model") or results.get("base_model") or "", results.get("training") or {}
     trained = f", {training['trained']:,} trained numbers ({training['trained_percent']:.2f} %)" if training else ""
-    concepts, anchor = concepts_in(config), config.about.get("anchor")
+    concepts, anchor = concepts_in(config.about), config.about.get("anchor")
     instead = "others of the kind" if anchor == "random" else repr(anchor)
     answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
     parts = [
@@ -167,8 +153,10 @@ def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
         of_unet = any(name.startswith(("down_blocks.", "up_blocks.", "mid_block.")) for name in config.ranks)
         part = "unet" if of_unet else "transformer"
         blocks.append(PEFT.format(part=part, here=HERE))
-    if (folder / KOHYA).is_file():
-        blocks.append(COMFY.format(kohya=KOHYA))
+    for file in sorted(folder.glob(f"*{KOHYA}")):
+        left = json.loads(header_of(file).get("semu.left_out", "[]"))
+        share = float(header_of(file).get("semu.left_out_energy", 0))
+        blocks.append(COMFY.format(kohya=file.name, left=LEFT.format(number=len(left), share=share) if left else ""))
     return blocks
 
 

@@ -17,7 +17,8 @@ from semu_diffusion.diffusion.blocks import block_of, by_depth, depth_bars
 from semu_diffusion.diffusion.export import FORMATS, KOHYA, export
 from semu_diffusion.diffusion.multi_adapter import short_names
 from semu_diffusion.diffusion.on_top import BEFORE, join_before, load_before, train_beside
-from semu_diffusion.diffusion.pipeline import parts, save_adapters, save_lora
+from semu_diffusion.diffusion.lora import save_lora
+from semu_diffusion.diffusion.pipeline import parts, save_adapters
 from semu_diffusion.diffusion.results import REPORTS, remove_reports
 from semu_diffusion.evaluation.suites.pictograms import ROWS
 from semu_diffusion.hub.card import write_card
