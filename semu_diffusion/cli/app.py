@@ -19,10 +19,10 @@ from .generate import generate
 from .inspect import show
 from .merge import merge
 from .models import models
-from .options import LONG, printable
 from .pull import pull
 from .push import push
 from .report import report
+from .terminal import LONG, printable
 
 ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
 COMMANDS = {

@@ -15,13 +15,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..callbacks import Callback
 from ..diffusion.blocks import block_of, by_depth, depth_bars
 from ..hub.contents import FACTS
-from .options import LONG, printable
+from .terminal import LONG, printable
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
 
@@ -125,11 +125,21 @@ def contents_tables(contents) -> list[Table]:
         share = [f"{sum(own) / len(own):.0%}" if own else "-"] if energy else []
         depth.add_row(Text(printable(block)), str(count), f"{min(blocks[block])}-{max(blocks[block])}", bar, *share)
     tables = [facts] if facts.row_count else []
+    tables += [header_table(contents.header)] if contents.header else []
     tables += [depth] if contents.ranks else []
     if {"base", "erased"} <= contents.scores.keys():
         meanings = [(key, "") for key in contents.scores["erased"]]
         tables.append(metrics_table(contents.scores["base"], contents.scores["erased"], meanings))
     return tables
+
+
+def header_table(header: dict[str, str]) -> Table:
+    """What a LoRA file tells other programs, by field; its own facts are shown before."""
+    table = Table("header", Column(overflow="fold"), box=None, header_style="bold")  # a hash is read to its end
+    for key, value in header.items():
+        if key.removeprefix("semu.") not in FACTS:
+            table.add_row(Text(printable(key)), Text(printable(value) or "(none)"))
+    return table
 
 
 def interference_tables(names: list[str], matrices: dict[str, list[list[float]]]) -> list[Table]:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder, tell
+from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder
+from .terminal import tell
 
 
 def export(

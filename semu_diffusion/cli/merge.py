@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Model, Overwrite, open_pipeline, output_folder, tell
+from .options import Json, Model, Overwrite, open_pipeline, output_folder
+from .terminal import tell
 
 
 def merge(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +22,6 @@ Dtype = Annotated[str, typer.Option(help="fp32 (default), fp16 or bf16.", metava
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")]
-
-LONG = 2000  # characters of a line of ours
 
 
 def quieten() -> None:
@@ -56,17 +53,6 @@ def output_folder(folder: Path, overwrite: bool) -> Path:
         way = "--resume to go on" if (folder / ".work").is_dir() else "another --output"
         raise ValueError(f"{folder} exists and is not empty; use --overwrite, or {way}")
     return folder
-
-
-def printable(value: object, most: int = 200) -> str:
-    """A value from a stranger's file as text that cannot steer the terminal."""
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return "".join(c if c.isprintable() else " " for c in text)[:most]
-
-
-def tell(text: str) -> None:
-    """A line of ours on stderr, so that stdout stays for results."""
-    print(f"semu: {printable(text, LONG)}", file=sys.stderr)
 
 
 def check_scale(scale: float) -> None:

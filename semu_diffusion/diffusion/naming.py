@@ -41,5 +41,6 @@ def kohya_file(about: dict) -> str:
     names = concept_names(about)
     more = [f"{len(names) - MOST_NAMED}_more"] if len(names) > MOST_NAMED else []
     base = Path(title_of(about.get("base_model") or "model").removesuffix(".safetensors")).name
-    concepts = "_and_".join([*names[:MOST_NAMED], *more]) or "concept"
-    return re.sub(r"[^\w.-]+", "_", f"{base}_without_{concepts}").strip("._-")[:150] + KOHYA
+    concepts = "_and_".join([*names[:MOST_NAMED], *more])
+    stem = f"{base}_without_{concepts}" if concepts else f"{base}_semu"
+    return re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:150] + KOHYA
