@@ -54,6 +54,7 @@ def save_adapter(
     state = adapter_state(model, adapter_name)
     if not state:
         raise ValueError(f"the model has no SEMU adapter named {adapter_name!r}")
+    check_whole(model.peft_config[adapter_name], "save it by PeftModel.save_pretrained")
     config = SemuConfig(**{**model.peft_config[adapter_name].to_dict(), "peft_type": None, "inference_mode": True})
     config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
     config.target_modules = list(config.ranks)
@@ -65,6 +66,13 @@ def save_adapter(
     save_atomic(state, folder / WEIGHTS, {"semu_config": text})
     write_atomic(folder / CONFIG, text)
     return folder
+
+
+def check_whole(config: SemuConfig, way: str) -> None:
+    """ValueError where modules are trained besides U R V^T, which these files do not hold."""
+    if config.modules_to_save:
+        named = ", ".join(config.modules_to_save)
+        raise ValueError(f"the adapter has modules_to_save ({named}), and U, R and V are not all of it; {way}")
 
 
 def config_from_json(text: str | bytes, source: str) -> SemuConfig:
@@ -201,6 +209,7 @@ def read_adapter(model: nn.Module, path: str | Path) -> tuple[SemuConfig, dict[s
     """
     path = Path(path)
     config = read_config(path)
+    check_whole(config, f"load {path} by PeftModel.from_pretrained")
     return config, read_tensors(path / WEIGHTS if path.is_dir() else path, model, config)
 
 
