@@ -15,7 +15,7 @@ from .folders import save_folder
 from .generate import draw
 from .headers import facts_of, kohya_header
 from .kohya import kohya_layers, kohya_state, model_kind
-from .lora import has_lora, save_lora
+from .lora import has_lora, kind_of, save_lora
 from .naming import kohya_file
 from .narrow import PRECISIONS
 from .pipeline import adapted_parts, save_adapters
@@ -75,15 +75,14 @@ def save_kohya(
 
 
 def save_loras(pipe, folder: Path, warn: Warn = warnings.warn) -> None:
-    """The files for others beside a native adapter: diffusers' LoRA and kohya's, where there are such for the model.
-
-    A model that one of them cannot express keeps its native adapter, and it is said why.
-    """
+    """The files for others beside a native adapter: diffusers' LoRA and kohya's, where there are such for the model."""
     if has_lora(pipe):
         save_lora(pipe, folder)
+    if kind_of(pipe) is None:
+        return
     try:
         save_kohya(pipe, folder, warn=warn)
-    except ValueError as error:
+    except ValueError as error:  # it adapts nothing but layers that kohya files leave out, or a text encoder they lack
         warn(f"no kohya file: {error}")
 
 

@@ -84,7 +84,7 @@ def kohya_names(pipe, kind: str) -> Callable[[str, str], str]:
         ValueError: blocks of different depth. The function: a layer that the original code has no place for, or a text
             encoder that the format lacks.
     """
-    structure = unet_structure(denoiser(pipe)) if kind == "sdxl" else None
+    structure = unet_structure(denoiser(pipe)) if kind == "sdxl" else ()
 
     def name(part: str, layer: str) -> str:
         if part in TEXT_ENCODERS:

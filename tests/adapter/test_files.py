@@ -3,8 +3,6 @@
 import os
 import re
 import stat
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -37,20 +35,11 @@ def test_the_library_reads_what_was_written(tmp_path):
         assert file.metadata() == {"format": "pt", **facts}
 
 
-def test_equal_content_gives_equal_bytes_in_another_process_and_order(tmp_path):
+def test_equal_content_gives_equal_bytes_in_any_order(tmp_path):
     facts = {f"key {k}": str(k) for k in range(20)}
     tensors = {name: torch.full((2, 3), float(k)) for k, name in enumerate("abc")}
     save_atomic(tensors, tmp_path / "one.safetensors", facts)
-    code = f"""
-import torch
-from pathlib import Path
-from semu_diffusion.adapter.files import save_atomic
-tensors = {{name: torch.full((2, 3), float(k)) for k, name in reversed(list(enumerate("abc")))}}
-facts = {{f"key {{k}}": str(k) for k in reversed(range(20))}}
-save_atomic(tensors, Path({str(tmp_path / "two.safetensors")!r}), facts)
-"""
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    save_atomic(dict(reversed(tensors.items())), tmp_path / "two.safetensors", dict(reversed(facts.items())))
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
 

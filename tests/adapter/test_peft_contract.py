@@ -249,20 +249,16 @@ def test_injection_on_the_meta_device(case):
     assert {p.device.type for n, p in model.named_parameters() if "semu_" not in n} == {"cpu"}
 
 
-@CASES
+@pytest.mark.parametrize("case", TEST_CASES[-2:], ids=lambda case: case[0])
 def test_gradients_through_checkpointing(case):
     model = adapted(case).train()
-    for layer in (m for m in model.modules() if isinstance(m, nn.Dropout)):
-        layer.p = 0.0
     loss(model).backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     if case[1] == "unet":
         bare(model).enable_gradient_checkpointing()
-    elif case[1] == "text":
-        bare(model).gradient_checkpointing_enable()
     else:
-        pytest.skip("a plain module has no checkpointing of its own")
+        bare(model).gradient_checkpointing_enable()
     loss(model).backward()
     for name, p in model.named_parameters():
         if p.grad is not None:
