@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import diffusers
 import torch
 
 from ..adapter.files import save_atomic, write_atomic
@@ -19,8 +20,15 @@ CLIPS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
 def save_folder(pipe, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """`pipe.save_pretrained`, in another floating-point type on request, in the names that all versions read."""
-    (pipe if dtype is None else pipe.to(dtype)).save_pretrained(folder)
+    """`pipe.save_pretrained`, in another floating-point type on request, in the names that all versions read.
+
+    Text encoders keep their type: unless they are told one, transformers 5 loads the type that is stored and diffusers
+    fp32, and the two must meet.
+    """
+    if dtype is not None:
+        for part in (m for m in pipe.components.values() if isinstance(m, diffusers.ModelMixin)):
+            part.to(dtype)
+    pipe.save_pretrained(folder)
     for name, part in pipe.components.items():
         if type(part).__name__ in CLIPS and (folder / name / "model.safetensors").is_file():
             save_atomic(clip_state(part), folder / name / "model.safetensors")
