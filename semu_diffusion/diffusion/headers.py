@@ -19,7 +19,7 @@ import torch
 from ..adapter.files import data_of, file_order, header_of
 from ..versions import OWN, versions
 from .kohya import KohyaLayers
-from .naming import concepts_in, title_of
+from .naming import concept_names, concepts_in, title_of
 from .pipeline import adapted_parts, base_name, denoiser
 
 # The facts of a config that a header repeats.
@@ -44,8 +44,9 @@ def facts_of(pipe, adapter_name: str = "default") -> dict:
 
 
 def own_facts(about: Mapping) -> dict[str, str]:
-    """`semu.*`: the facts as text, the base model without the folders of this machine."""
+    """`semu.*`: the facts as text, base model and files of prompts without the folders of this machine."""
     given = {key: about.get(key) for key in FACTS if about.get(key) not in (None, "", [], {})}
+    given |= {key: concept_names({key: given[key]}) for key in ("concept", "before") if key in given}
     text = {f"semu.{k}": v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
     return {**text, "semu.base_model": title_of(about["base_model"]), "semu.version": versions((OWN,))[OWN]}
 
