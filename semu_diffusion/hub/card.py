@@ -154,10 +154,17 @@ def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
         part = "unet" if of_unet else "transformer"
         blocks.append(PEFT.format(part=part, here=HERE))
     for file in sorted(folder.glob(f"*{KOHYA}")):
-        left = json.loads(header_of(file).get("semu.left_out", "[]"))
-        share = float(header_of(file).get("semu.left_out_energy", 0))
-        blocks.append(COMFY.format(kohya=file.name, left=LEFT.format(number=len(left), share=share) if left else ""))
+        blocks.append(COMFY.format(kohya=file.name, left=left_out(header_of(file))))
     return blocks
+
+
+def left_out(header: dict[str, str]) -> str:
+    """What a kohya file lacks, as its header says; "" for nothing, and for a file that is not ours."""
+    try:
+        left, share = json.loads(header.get("semu.left_out", "[]")), float(header.get("semu.left_out_energy", 0))
+        return LEFT.format(number=len(left), share=share) if left else ""
+    except (ValueError, TypeError, RecursionError):
+        return ""
 
 
 def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
