@@ -85,7 +85,7 @@ def test_a_config_as_it_should_be_has_no_note(adapter, semu):
 
 def test_an_sdxl_adapter_as_a_new_user_exports_and_looks_at_it(sdxl, tmp_path, semu):
     base, adapter = sdxl
-    export = ["export", "--adapter", adapter, "--model", base, "--to", "kohya"]
+    export = ["export", adapter, "--model", base, "--to", "kohya"]
     status, said, err = semu(*export, "--output", tmp_path / "out")
     assert status == 0 and "leaves out 6 layers" in err and "% of the update's energy" in err
     assert said.strip() == str(
@@ -113,7 +113,7 @@ def test_an_sdxl_adapter_as_a_new_user_exports_and_looks_at_it(sdxl, tmp_path, s
 def test_facts_of_a_lora_file_are_those_of_the_adapter(sdxl, tmp_path, semu):
     base, adapter = sdxl
     for form in ("kohya", "diffusers"):
-        _, said, _ = semu("export", "--adapter", adapter, "--model", base, "--to", form, "--output", tmp_path / form)
+        _, said, _ = semu("export", adapter, "--model", base, "--to", form, "--output", tmp_path / form)
         found = read_contents(said.strip())
         assert {key: found.about[key] for key in FACTS} == FACTS
         assert found.format == form
@@ -133,7 +133,7 @@ def test_the_card_names_the_file_and_what_it_lacks(sdxl, tmp_path):
 
 def test_kohya_files_of_an_earlier_erasure_go_and_those_of_others_stay(sdxl, tmp_path, semu):
     base, adapter = sdxl
-    semu("export", "--adapter", adapter, "--model", base, "--to", "kohya", "--output", tmp_path)
+    semu("export", adapter, "--model", base, "--to", "kohya", "--output", tmp_path)
     ours = next(tmp_path.glob("*_kohya.safetensors"))
     for name in (OLD_KOHYA, "somebody's_kohya.safetensors"):
         save_atomic(load_file(ours), tmp_path / name)
@@ -163,7 +163,7 @@ def test_names_and_headers_of_strangers_cannot_steer_the_terminal(tmp_path, tiny
     save_atomic(
         {"base_model.model.x.semu_R": torch.ones(1, 1)}, tmp_path / WEIGHTS, {"semu_config": json.dumps(config)}
     )
-    for words in (["inspect", tmp_path / WEIGHTS], ["generate", "--adapter", tmp_path / WEIGHTS, "--model", tiny_model,
+    for words in (["inspect", tmp_path / WEIGHTS], ["generate", tmp_path / WEIGHTS, "--model", tiny_model,
                                                     "--prompt", "a", "--output", tmp_path / "x.png"]):  # fmt: skip
         _, out, err = semu(*words)
         assert steers(out + err) == []
