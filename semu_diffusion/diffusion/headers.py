@@ -112,7 +112,7 @@ def model_spec(pipe, kind: str | None, about: Mapping, implementation: str = "di
         "tags": "semu, unlearning, concept erasure",
         "resolution": f"{size}x{size}" if size else None,
         "prediction_type": {"v_prediction": "v"}.get(scheduler.get("prediction_type"), "epsilon") if not flow else None,
-        "merged_from": ", ".join(about.get("merged") or []) or None,
+        "merged_from": ", ".join(map(str, merged)) if isinstance(merged := about.get("merged"), list) else None,
     }
     return {f"modelspec.{key}": value for key, value in spec.items() if value is not None}
 

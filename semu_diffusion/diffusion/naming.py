@@ -10,6 +10,7 @@ from ..adapter.config import erased_concepts
 KOHYA = "_kohya.safetensors"  # how the names of files with kohya's names end
 OLD_KOHYA = "semu_kohya.safetensors"  # what all of them were called up to 0.1
 MOST_NAMED = 3  # concepts in the name of a file
+MOST_BYTES = 200  # of such a name; file systems take 255
 
 
 def is_hub_name(base: str) -> bool:
@@ -43,4 +44,5 @@ def kohya_file(about: dict) -> str:
     base = Path(title_of(about.get("base_model") or "model").removesuffix(".safetensors")).name
     concepts = "_and_".join([*names[:MOST_NAMED], *more])
     stem = f"{base}_without_{concepts}" if concepts else f"{base}_semu"
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:150] + KOHYA
+    plain = re.sub(r"[^\w.-]+", "_", stem).encode()[:MOST_BYTES].decode(errors="ignore")
+    return plain.strip("._-") + KOHYA

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel, PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers.loaders import lora_conversion_utils as readers
+from diffusers.utils import convert_unet_state_dict_to_peft
 from tiny_families import build_family, load_family
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -23,6 +25,7 @@ from semu_diffusion.diffusion.kohya import (
     CLIP_LAYERS,
     flux_layers,
     flux_members,
+    kohya_layers,
     kohya_names,
     kohya_state,
     model_kind,
@@ -185,6 +188,30 @@ def test_what_sd_scripts_passes_over_is_what_is_left_out(pipes, kind, outside):
     encoders = [part for part in ("text_encoder", "text_encoder_2") if hasattr(pipes[kind], part)]
     left = [name for part in encoders for name in layers(getattr(pipes[kind], part)) if not CLIP_LAYERS.match(name)]
     assert left == ([] if kind == "sd1" else ["text_projection"])
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("kind, outside", [("sd1", OUTSIDE), ("sdxl", OUTSIDE_SDXL)])
+def test_diffusers_reads_the_same_updates_at_the_real_structure(pipes, monkeypatch, kind, outside, everything):
+    """The file of an adapter on every layer, through diffusers' own reader: each update, under its layer's name."""
+    unet, g, factors = pipes[kind].unet, torch.Generator().manual_seed(0), {}
+    for k, name in enumerate(layers(unet)):
+        shape, r = unet.get_submodule(name).weight.shape, 1 + k % 4
+        A, B = torch.randn(r, *shape[1:], generator=g), torch.randn(shape[0], r, generator=g)
+        factors[name] = (A, B if len(shape) == 2 else B[:, :, None, None])
+    monkeypatch.setattr("semu_diffusion.diffusion.kohya.adapted_parts", lambda *_: {"unet": unet})
+    monkeypatch.setattr("semu_diffusion.diffusion.kohya.lora_factors", lambda *_: factors)
+    found = kohya_layers(pipes[kind], everything=everything)
+    assert sorted(found.left_out) == ([] if everything else sorted(outside))
+    state = readers._maybe_map_sgm_blocks_to_diffusers(kohya_state(found.factors), unet.config)
+    state, _ = readers._convert_non_diffusers_lora_to_diffusers(state)
+    read = convert_unet_state_dict_to_peft({k.removeprefix("unet."): v for k, v in state.items()})
+    names = {key.rsplit(".lora_", 1)[0] for key in read}
+    assert names == set(factors) - set(found.left_out)
+    for name in names:
+        A, B = (read[f"{name}.lora_{part}.weight"] for part in "AB")
+        assert torch.equal(A, factors[name][0])
+        torch.testing.assert_close(B / len(A), factors[name][1])
 
 
 # ------------------------------------------------------------------------------------------------- FLUX

@@ -240,6 +240,7 @@ def test_an_adapter_of_such_layers_alone(tiny_model, tmp_path):
         ({"base_model": "m", "concept": ["x" * 500]}, "m_without_" + "x" * 80),
         ({"concept": ["猫"]}, "model_without_猫"),
         ({"base_model": "m"}, "m_semu"),
+        ({"base_model": "m", "concept": ["猫" * 80]}, "m_without_" + "猫" * 63),
     ],
 )
 def test_names_of_files(about, name):
