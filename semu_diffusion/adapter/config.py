@@ -33,6 +33,7 @@ class SemuConfig(PeftConfig):
     Args:
         target_modules: Names or regex of the Linear and Conv2d layers to adapt; None for all of them.
         exclude_modules: Names or regex of layers to leave out.
+        modules_to_save: Names of modules that PEFT trains and saves whole besides (a classifier's new head).
         gamma: Share of the forgetting gradient's energy that a layer's basis must keep, in (0, 1].
         gamma_pattern: Regex (searched in the layer's name) -> gamma, for layers that need another one.
         max_rank: Most directions that a layer may get; None for no limit.
@@ -50,6 +51,9 @@ class SemuConfig(PeftConfig):
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names or regex of layers to leave out."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Names of modules to train and save whole besides; through PEFT only."}
     )
     gamma: float = field(default=0.9, metadata={"help": "Energy share of the gradient to keep, in (0, 1]."})
     gamma_pattern: dict[str, float] = field(

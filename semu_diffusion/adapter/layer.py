@@ -16,6 +16,13 @@ def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
     return layer.weight.shape[0], layer.weight[0].numel()
 
 
+def features(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
+    """What PEFT's tuners call in_features and out_features; a convolution's are its channels, kernels left aside."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
+
+
 def layer_name(path: str) -> str:
     """The name of the adapted layer at a module path; a LoRA around it does not count."""
     return path.removesuffix(".base_layer")
@@ -24,17 +31,20 @@ def layer_name(path: str) -> str:
 class SemuLayer(nn.Module, BaseTunerLayer):
     """A Linear or Conv2d with any number of SEMU adapters; rank 0 is an exact no-op.
 
-    Per adapter: `semu_U` (m, r) and `semu_V` (n, r), frozen buffers; `semu_R` (r, r), trained; all in fp32.
+    Per adapter: `semu_U` (m, r) and `semu_V` (n, r), frozen buffers; `semu_R` (r, r), trained; all in fp32 unless
+    PEFT was told `autocast_adapter_dtype=False`. `in_features` and `out_features` are channels for a convolution.
     """
 
     adapter_layer_names = ("semu_R",)
-    other_param_names = ("semu_U", "semu_V", "r", "scaling")
+    other_param_names = ("semu_U", "semu_V", "r", "scaling", "dtypes")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, r: int = 0, inference_mode: bool = False):
         super().__init__()
         self.base_layer = base_layer
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.in_features, self.out_features = features(self.get_base_layer())
         self.semu_R = nn.ParameterDict()
         self.semu_U = BufferDict(persistent=True)
         self.semu_V = BufferDict(persistent=True)
@@ -68,15 +78,21 @@ class SemuLayer(nn.Module, BaseTunerLayer):
     def set_basis(self, adapter_name: str, U: torch.Tensor, V: torch.Tensor, R: torch.Tensor | None = None) -> None:
         """Installs U (m, r), V (n, r) and R (r, r), zero unless given; a new rank replaces the old one."""
         r = U.shape[1]
-        device = self.get_base_layer().weight.device
+        device, dtype = self.get_base_layer().weight.device, self.dtypes.setdefault(adapter_name, torch.float32)
         R = torch.zeros(r, r) if R is None else R.detach()
         self.r[adapter_name] = r
         # Copies: neither a caller's tensor nor the memory of a mapped file may live on inside the layer.
-        self.semu_U[adapter_name] = U.detach().to(device, torch.float32).clone(memory_format=torch.contiguous_format)
-        self.semu_V[adapter_name] = V.detach().to(device, torch.float32).clone(memory_format=torch.contiguous_format)
+        self.semu_U[adapter_name] = U.detach().to(device, dtype).clone(memory_format=torch.contiguous_format)
+        self.semu_V[adapter_name] = V.detach().to(device, dtype).clone(memory_format=torch.contiguous_format)
         trained = adapter_name not in self.semu_R or self.semu_R[adapter_name].requires_grad
-        R = R.to(device, torch.float32).contiguous()
+        R = R.to(device, dtype).contiguous()
         self.semu_R[adapter_name] = nn.Parameter(R.clone(), requires_grad=trained and r > 0)
+
+    def cast(self, adapter_name: str, dtype: torch.dtype) -> None:
+        """An adapter in a type of its own, from now on."""
+        self.dtypes[adapter_name] = dtype
+        for parts in (self.semu_U, self.semu_V, self.semu_R):
+            parts[adapter_name].data = parts[adapter_name].data.to(dtype)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Sets the strength of an adapter: W + scale * U R V^T."""

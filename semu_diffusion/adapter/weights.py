@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 import torch
 from peft import inject_adapter_in_model
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from .config import SemuConfig, listed
+from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name, matrix_shape
 from .model import find_layers
 
@@ -30,22 +29,6 @@ def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Se
     """The layers that carry an adapter of rank >= 1, by name without PEFT's prefix."""
     found = ((layer_name(k.removeprefix(PREFIX)), m) for k, m in model.named_modules() if isinstance(m, SemuLayer))
     return {name: layer for name, layer in found if layer.r.get(adapter_name)}
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes text as UTF-8 under a temporary name, then renames: the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def save_atomic(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """`save_file` under a temporary name, then renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt", **(metadata or {})}
-    )
-    os.replace(temporary, path)
 
 
 def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
@@ -71,6 +54,7 @@ def save_adapter(
     state = adapter_state(model, adapter_name)
     if not state:
         raise ValueError(f"the model has no SEMU adapter named {adapter_name!r}")
+    check_whole(model.peft_config[adapter_name], "save it by PeftModel.save_pretrained")
     config = SemuConfig(**{**model.peft_config[adapter_name].to_dict(), "peft_type": None, "inference_mode": True})
     config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
     config.target_modules = list(config.ranks)
@@ -82,6 +66,13 @@ def save_adapter(
     save_atomic(state, folder / WEIGHTS, {"semu_config": text})
     write_atomic(folder / CONFIG, text)
     return folder
+
+
+def check_whole(config: SemuConfig, way: str) -> None:
+    """ValueError where modules are trained besides U R V^T, which these files do not hold."""
+    if config.modules_to_save:
+        named = ", ".join(config.modules_to_save)
+        raise ValueError(f"the adapter has modules_to_save ({named}), and U, R and V are not all of it; {way}")
 
 
 def config_from_json(text: str | bytes, source: str) -> SemuConfig:
@@ -127,8 +118,7 @@ def read_config(path: str | Path) -> SemuConfig:
         with open(path / CONFIG, "rb") as file:
             return config_from_json(file.read(MOST_JSON + 1), str(path / CONFIG))
     file = path / WEIGHTS if path.is_dir() else path
-    with open_weights(file) as weights:
-        metadata = weights.metadata() or {}
+    metadata = header_of(file)
     if "semu_config" not in metadata:
         raise ValueError(f"{file} has no SEMU config in its header; is it an adapter written by semu-diffusion?")
     return config_from_json(metadata["semu_config"], str(file))
@@ -142,6 +132,12 @@ def open_weights(file: Path):
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is not a whole safetensors file ({error}); download or write it again") from None
+
+
+def header_of(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. ValueError as `open_weights`."""
+    with open_weights(file) as weights:
+        return weights.metadata() or {}
 
 
 def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int, ...]], source: str) -> None:
@@ -213,6 +209,7 @@ def read_adapter(model: nn.Module, path: str | Path) -> tuple[SemuConfig, dict[s
     """
     path = Path(path)
     config = read_config(path)
+    check_whole(config, f"load {path} by PeftModel.from_pretrained")
     return config, read_tensors(path / WEIGHTS if path.is_dir() else path, model, config)
 
 

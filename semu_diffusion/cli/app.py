@@ -23,6 +23,7 @@ from .pull import pull
 from .push import push
 from .recipes import recipes
 from .report import report
+from .terminal import LONG, printable
 
 ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
 COMMANDS = {
@@ -88,5 +89,5 @@ def main() -> None:
 def fail(message: str, status: int = 2) -> typing.NoReturn:
     """One line on stderr; none where the help, which was shown, says it all."""
     if message:
-        print(f"semu: {' '.join(message.split())}", file=sys.stderr)
+        print(f"semu: {printable(' '.join(message.split()), LONG)}", file=sys.stderr)
     sys.exit(status)

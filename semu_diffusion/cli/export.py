@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder
+from .terminal import tell
 
 
 def export(
@@ -26,7 +27,13 @@ def export(
         float | None, typer.Option(help="First truncate the update to this share of its energy.")
     ] = None,
     uniform_rank: Annotated[bool, typer.Option("--uniform-rank", help="Pad ranks, for diffusers before 0.36.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Write a single file in fp16.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp16, bf16 or fp32; default: fp16 for LoRA files, the model's own for whole models."),
+    ] = None,
+    all_layers: Annotated[
+        bool, typer.Option("--all-layers", help="Keep layers in a kohya file that some programs pass over.")
+    ] = False,
     scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -48,4 +55,4 @@ def export(
     load_adapter(pipe, adapter, scale=scale)
     if compress is not None:
         print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
-    print(write(pipe, output, to, uniform_rank, half=half))
+    print(write(pipe, output, to, uniform_rank, precision=precision, everything=all_layers, warn=tell))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import Json, Model, Overwrite, open_pipeline, output_folder
+from .terminal import tell
 
 
 def merge(
@@ -39,7 +40,7 @@ def merge(
     output_folder(output, overwrite)
     pipe = open_pipeline(model, None, "fp32")
     names = short_names(adapters)
-    results = merge_adapters(pipe, [local(a) for a in adapters], output, weight, energy, model, names)
+    results = merge_adapters(pipe, [local(a) for a in adapters], output, weight, energy, model, names, tell)
     interference_chart(names, results["interference"], output / "interference.png")
     write_card(output, results)
     if as_json:

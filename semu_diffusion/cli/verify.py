@@ -11,6 +11,7 @@ import typer
 
 from .adapted import Run, open_adapted, prepare
 from .options import display
+from .terminal import LONG, printable
 
 
 def verify_command(run: Run, results: Path | None) -> None:
@@ -57,4 +58,4 @@ def show_verdicts(verdicts, notes: list[str], as_json: bool) -> None:
         table.add_row(v.side, v.figure, number(v.recorded), ends, number(v.measured), words[v.agrees])
     Console().print(table)
     for note in notes:
-        print(f"note: {note}")
+        print(f"note: {printable(note, LONG)}")

@@ -125,7 +125,7 @@ def run_erasure(
         freeze(family)
     erasure = Erasure(pipe, config, progress, facts, folder)
     if folder and accelerator.is_main_process:
-        write_outputs(erasure, name)
+        write_outputs(erasure, name, callback.warn)
     return erasure
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..adapter.config import SemuConfig, erased_concepts
-from ..adapter.weights import LORA, WEIGHTS, read_config, write_atomic
+from ..adapter.config import SemuConfig
+from ..adapter.weights import LORA, WEIGHTS, header_of, read_config, write_atomic
+from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, title_of
 
 HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
-KOHYA = "semu_kohya.safetensors"
 TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
 MOST_NAMES = 5  # of counts by name, in a table
 Figures = Sequence[tuple[str, str]]
@@ -57,8 +58,11 @@ from peft import PeftModel
 ```
 """
 
-COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.
+COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.{left}
 """
+
+LEFT = """ {number} layers outside of the model's blocks, which some programs pass over, are left out of it; they carry
+{share:.1%} of the update's energy, and `semu export --to kohya --all-layers` keeps them."""
 
 LIMITS = """## Intended use and limits
 
@@ -67,16 +71,6 @@ Scores are those of plain prompts. Adversarial prompts, textual inversion, image
 on this adapter unless a table above says so, and whoever has the base model can leave the adapter out: it is no
 safeguard against somebody who wants to draw {concepts}.
 """
-
-
-def is_hub_name(base: str) -> bool:
-    """Whether a base model's name is one on the Hub, not a folder of this machine or an embedded model."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) is not None and not Path(base).exists()
-
-
-def title_of(base: str) -> str:
-    """A base model's name without the folders of this machine."""
-    return base if is_hub_name(base) else Path(base).name or "the base model"
 
 
 def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
@@ -98,13 +92,6 @@ def figure(value: object) -> str:
         parts = [f"{name} {count}" for name, count in first]
         return ", ".join([*parts, *([f"{len(rest)} others"] if rest else [])]) or "-"
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def concepts_in(config: SemuConfig) -> str:
-    """What the adapter erases, as words."""
-    # A merged adapter's words come from files of others: each stays one short line of plain text.
-    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in erased_concepts(config.about))
-    return " and ".join(words) or "what it was made to forget"
 
 
 def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> str:
@@ -132,7 +119,7 @@ def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) 
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=[*TAGS, *(["lora"] if lora else [])],
-        model_name=f"{title_of(base)} without {concepts_in(config)}" if scores else None,
+        model_name=f"{title_of(base)} without {concepts_in(config.about)}" if scores else None,
         eval_results=scores or None,
     )
     return data.to_yaml().strip()
@@ -142,7 +129,7 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
     """The card below its head."""
     base, training = config.about.get("base_model") or results.get("base_model") or "", results.get("training") or {}
     trained = f", {training['trained']:,} trained numbers ({training['trained_percent']:.2f} %)" if training else ""
-    concepts, anchor = concepts_in(config), config.about.get("anchor")
+    concepts, anchor = concepts_in(config.about), config.about.get("anchor")
     instead = "others of the kind" if anchor == "random" else repr(anchor)
     answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
     parts = [
@@ -179,9 +166,18 @@ def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
         of_unet = any(name.startswith(("down_blocks.", "up_blocks.", "mid_block.")) for name in config.ranks)
         part = "unet" if of_unet else "transformer"
         blocks.append(PEFT.format(part=part, here=HERE))
-    if (folder / KOHYA).is_file():
-        blocks.append(COMFY.format(kohya=KOHYA))
+    for file in sorted(folder.glob(f"*{KOHYA}")):
+        blocks.append(COMFY.format(kohya=file.name, left=left_out(header_of(file))))
     return blocks
+
+
+def left_out(header: dict[str, str]) -> str:
+    """What a kohya file lacks, as its header says; "" for nothing, and for a file that is not ours."""
+    try:
+        left, share = json.loads(header.get("semu.left_out", "[]")), float(header.get("semu.left_out_energy", 0))
+        return LEFT.format(number=len(left), share=share) if left else ""
+    except (ValueError, TypeError, RecursionError):
+        return ""
 
 
 def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:

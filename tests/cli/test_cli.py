@@ -17,7 +17,7 @@ from semu_diffusion.diffusion.config import EraseConfig, fields
 
 FILES = {
     "adapter_model.safetensors", "adapter_config.json", "pytorch_lora_weights.safetensors", "results.json",
-    "semu_kohya.safetensors", "before_after.png", "loss.png", "README.md",
+    "before_after.png", "loss.png", "README.md",
 }  # fmt: skip
 
 
@@ -33,7 +33,8 @@ def erased(tiny_model, tmp_path_factory):
 def test_erase_writes_everything(erased, tiny_model):
     folder, done = erased
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in folder.iterdir()} == FILES
+    kohya = f"{tiny_model.name}_without_cigarette_kohya.safetensors"
+    assert {p.name for p in folder.iterdir()} == {*FILES, kohya}
     said, results = json.loads(done.stdout), json.loads((folder / "results.json").read_text())
     assert said["output"] == str(folder) and said["training"]["steps"] == 4 and said["evaluation"] is None
     assert results["options"] == EraseConfig(concept="cigarette", **QUICK).to_dict()
