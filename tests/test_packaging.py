@@ -89,6 +89,7 @@ FLOORS = (
     ("diffusion", "classification"),
     ("adapter",),
     ("metrics", "pictograms"),
+    ("inputs",),
 )
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SHARED = ("callbacks", "lazy", "options", "versions")  # files at the top level, which all may import

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..inputs.tables import PROMPT, column, is_table, read_table, text_of
 from ..pictograms.words import article
 
 # (subject and style, subject alone, style alone): {a} is the subject with its article, {o} without.
@@ -79,8 +80,8 @@ def phrase(subject: str | None, style: str | None, template: int = 0) -> str:
 
 
 def kind_of(concept: str, vocabulary: Vocabulary) -> str:
-    """ "style" for "... style" and the vocabulary's styles, "prompts" for a text file, else "object"."""
-    if concept.endswith(".txt"):
+    """ "style" for "... style" and the vocabulary's styles, "prompts" for a file of them, else "object"."""
+    if is_table(concept):
         return "prompts"
     return "style" if concept.endswith(" style") or concept.lower() in map(str.lower, vocabulary.styles) else "object"
 
@@ -91,13 +92,12 @@ def name_of(concept: str) -> str:
 
 
 def read_prompts(file: str | Path) -> list[str]:
-    """Lines of a text file, without empty ones. ValueError where there are none."""
-    path = Path(file)
-    lines = [line.strip() for line in path.read_text().splitlines()] if path.is_file() else []
-    prompts = [line for line in lines if line]
-    if not prompts:
+    """The prompts of a text file, one a line, or of a csv, tsv or jsonl. ValueError where there are none."""
+    rows = read_table(file) if Path(file).is_file() else []
+    texts = [text_of(row, column(rows, PROMPT, file), file) for row in rows]
+    if not any(texts):
         raise ValueError(f"no prompts in {file}: expected a text file with one prompt a line")
-    return prompts
+    return [text for text in texts if text]
 
 
 def forget_pairs(concept: str, anchor: str | None, vocabulary: Vocabulary, seed: int = 0) -> list[Pair]:

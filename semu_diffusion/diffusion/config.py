@@ -37,6 +37,8 @@ class EraseConfig:
     keep: list[str] = option(list, "A prompt to keep. Repeatable.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
     retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
+    forget_prompt: str | None = option(None, "Prompt of those of --forget-images that have no caption.")
+    retain_prompt: str | None = option(None, "Prompt of those of --retain-images that have no caption.")
     on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
     # objective
     objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
@@ -113,6 +115,8 @@ class EraseConfig:
                 value = f.default_factory() if f.default is MISSING else f.default
             elif kind == "list[str]":
                 value = [value] if isinstance(value, str) else [str(v) for v in value]
+            elif f.name == "mixed_precision" and value is False:
+                value = "no"  # as YAML reads it without quotes
             elif kind in ("int", "float") and value is not None:
                 try:
                     number = float(value)

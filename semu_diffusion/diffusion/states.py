@@ -141,13 +141,13 @@ def noised_images(
     family: Family,
     contexts: Contexts,
     latents: torch.Tensor,
-    pair: Pair,
+    pairs: list[Pair],
     steps: int,
     generator: torch.Generator,
 ) -> list[dict[str, torch.Tensor]]:
-    """The same records from given pictures: their latents (N, C, H, W) noised to `steps` random times each."""
+    """The same records from given pictures, a pair each: latents (N, C, H, W) noised to `steps` random times each."""
     device, dtype, n = family.model.device, family.model.dtype, len(latents)
-    rows, other = contexts[[pair.prompt] * n], contexts[[pair.anchor] * n]
+    rows, other = contexts[[p.prompt for p in pairs]], contexts[[p.anchor for p in pairs]]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
     records = []

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..inputs.pictures import read_picture
 from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
 from ..metrics.fid import InceptionDistance
 from ..metrics.naturalness import roughness, sureness
 from ..metrics.nudity import NudeNet
-from .pictures import read_picture, read_pictures
+from .pictures import read_pictures
 from .prompts import Shot
 from .proper import KINDS, Proper, load_references, looks
 

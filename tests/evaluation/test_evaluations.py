@@ -22,11 +22,12 @@ from semu_diffusion.cli import app as cli
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.evaluation import drawing as studio
 from semu_diffusion.evaluation.judges import Namer, check_names
-from semu_diffusion.evaluation.pictures import is_whole, list_pictures
+from semu_diffusion.evaluation.pictures import is_whole
 from semu_diffusion.evaluation.prompts import IMAGENETTE, digest, imagenette, read_prompts
 from semu_diffusion.evaluation.suites import pictograms as suites
 from semu_diffusion.evaluation.suites.run import EvalConfig, shots_of
 from semu_diffusion.evaluation.verification import compare, measure_again, read_results
+from semu_diffusion.inputs.pictures import list_pictures
 
 WEIGHTS = "adapter_model.safetensors"
 LABELS = ("cigarette", "cat", "dog", "apple", "tree")
@@ -294,7 +295,8 @@ def test_prompts_of_published_files(tmp_path):
     (tmp_path / "a.csv").write_text(
         'case_number,prompt,evaluation_seed,class\n0,"one, two",4,cat\n1,,5,\n2,three,6.0,\n'
     )
-    shots = read_prompts(tmp_path / "a.csv", repeat=2)
+    with pytest.warns(UserWarning, match="1 rows without a prompt, the first in line 3"):
+        shots = read_prompts(tmp_path / "a.csv", repeat=2)
     assert [s[:3] for s in shots] == [
         ("one, two", 4, "cat"),
         ("one, two", 5, "cat"),

@@ -11,6 +11,7 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import COMMON, name_of
 from ...diffusion.pipeline import switched_off
+from ...inputs.pictures import list_pictures, read_picture
 from ...metrics.clip import ClipEncoder
 from ...metrics.nudity import EXPOSED, THRESHOLD, check_protocol
 from ...metrics.perceptual import _lpips_update, load_lpips
@@ -18,7 +19,6 @@ from ...versions import PACKAGES, versions
 from ..drawing import draw_shots, judged, source_of
 from ..intervals import INTERVALS
 from ..judges import BodyParts, Namer, Scorer, clip_namer, feature_judge
-from ..pictures import list_pictures, read_picture
 from ..prompts import Shot, digest, read_prompts
 from ..scores import complete, mark_natural
 from . import SUITES, nudity
