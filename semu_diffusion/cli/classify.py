@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ..classification.config import UnlearnConfig
+from ..classification.labels import class_numbers
 from ..classification.models import open_classifier
 from ..classification.splits import choose_split
 
@@ -26,7 +27,9 @@ def classify(
         str, typer.Option(help="digits, a parquet file or folder, a picture folder, or a datasets id.")
     ] = "digits",
     forget_fraction: Annotated[float | None, typer.Option(help="Forget a random share; default: 0.1.")] = None,
-    forget_class: Annotated[list[int] | None, typer.Option(help="Forget a whole class. Repeatable.")] = None,
+    forget_class: Annotated[
+        list[str] | None, typer.Option(help="Forget a whole class, by name or number. Repeatable.")
+    ] = None,
     forget_index: Annotated[Path | None, typer.Option(help="Forget the training examples that a file lists.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the adapter; new or empty.")] = Path("runs/classify"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
@@ -71,8 +74,9 @@ def classify(
 
     training = Training(train_epochs, train_lr, seed=seed)
     examples = load_data(data, size, seed)
-    split = choose_split(examples.train.y, forget_fraction, forget_class, forget_index, seed)
-    classifier = open_classifier(model, examples, width, seed, device)
+    classifier = open_classifier(model, examples, width, seed, device, train_epochs > 0)
+    classes = class_numbers(forget_class or [], examples.classes)
+    split = choose_split(examples.train.y, forget_fraction, classes, forget_index, seed)
     with progress(quiet) as (stage, row):
         result = compare(classifier, examples, split, training, config, shadow_pairs, stage, row)
     result.save(output, model, data)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..inputs.labels import same_name
 from ..inputs.pictures import read_picture
 from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
 from ..metrics.fid import InceptionDistance
@@ -116,11 +117,6 @@ class Embedder:
         return [{"features": self.network(read_picture(file)[None])[0].float().cpu()} for file in files]
 
 
-def same_name(label: str, named: str) -> bool:
-    """Whether a classifier's label, with its synonyms after commas, is this one: "saw, chainsaw" is "saw"."""
-    return label.strip().lower() in [part.strip().lower() for part in (named, *named.split(","))]
-
-
 def check_names(namer: Namer, labels: Iterable[str]) -> None:
     """ValueError where a classifier lacks a label: its concept would count as erased, whatever is drawn."""
     unknown = sorted({label for label in labels if not any(same_name(label, own) for own in namer.labels)})
@@ -152,7 +148,7 @@ def image_classifier(name: str = IMAGENET, device: str | torch.device = "cpu") -
         pixels = (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
         return model(**processor(images=list(pixels), return_tensors="pt").to(device)).logits.float().cpu()
 
-    labels = [model.config.id2label[k] for k in range(model.config.num_labels)]
+    labels = [str(model.config.id2label.get(k, f"LABEL_{k}")) for k in range(model.config.num_labels)]
     return Namer(classify, labels, {"name": name, "model": weights_hash(model)})
 
 

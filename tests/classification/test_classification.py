@@ -212,7 +212,7 @@ def test_data_name_the_extra_that_is_missing(monkeypatch):
     with pytest.raises(ValueError, match=r"semu-diffusion\[classify\]"):
         load_data("digits")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"semu-diffusion\[classify\]"):
+    with pytest.raises(ValueError, match=r"semu-diffusion\[data\]"):
         load_data("some/name")
 
 
