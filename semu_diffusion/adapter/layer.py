@@ -28,6 +28,34 @@ def layer_name(path: str) -> str:
     return path.removesuffix(".base_layer")
 
 
+def place_of(layer: nn.Module) -> torch.device:
+    """Where a layer computes: where its weight is, or, of one that is offloaded, where its hook takes it."""
+    if not layer.weight.is_meta:
+        return layer.weight.device
+    found = (getattr(hook, "execution_device", None) for hook in hooks_of(layer))
+    return torch.device(next((device for device in found if device is not None), "meta"))
+
+
+def hooks_of(module: nn.Module) -> list:
+    """The hooks that accelerate put on a module."""
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", [] if hook is None else [hook]))
+
+
+def held(tensors: nn.Module, name: str) -> torch.Tensor:
+    """A tensor of a ParameterDict or BufferDict, fetched where it is offloaded.
+
+    Hooks bring a module's own tensors before its forward; those of a dict are used without one.
+    """
+    value = tensors[name]
+    if not value.is_meta:
+        return value
+    for hook in hooks_of(tensors):
+        if getattr(hook, "weights_map", None) is not None:
+            return hook.weights_map[name].to(hook.execution_device)
+    raise ValueError("the adapter has no values (they are on the meta device); load it again")
+
+
 class SemuLayer(nn.Module, BaseTunerLayer):
     """A Linear or Conv2d with any number of SEMU adapters; rank 0 is an exact no-op.
 
@@ -78,7 +106,7 @@ class SemuLayer(nn.Module, BaseTunerLayer):
     def set_basis(self, adapter_name: str, U: torch.Tensor, V: torch.Tensor, R: torch.Tensor | None = None) -> None:
         """Installs U (m, r), V (n, r) and R (r, r), zero unless given; a new rank replaces the old one."""
         r = U.shape[1]
-        device, dtype = self.get_base_layer().weight.device, self.dtypes.setdefault(adapter_name, torch.float32)
+        device, dtype = place_of(self.get_base_layer()), self.dtypes.setdefault(adapter_name, torch.float32)
         R = torch.zeros(r, r) if R is None else R.detach()
         self.r[adapter_name] = r
         # Copies: neither a caller's tensor nor the memory of a mapped file may live on inside the layer.
@@ -113,15 +141,17 @@ class SemuLayer(nn.Module, BaseTunerLayer):
 
     def left(self, adapter_name: str) -> torch.Tensor:
         """scale * U R, (m, r)."""
-        return self.scaling[adapter_name] * self.semu_U[adapter_name] @ self.semu_R[adapter_name]
+        return self.scaling[adapter_name] * held(self.semu_U, adapter_name) @ held(self.semu_R, adapter_name)
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """scale * U R V^T in the shape of the weight, fp32."""
-        return (self.left(adapter_name) @ self.semu_V[adapter_name].T).reshape(self.get_base_layer().weight.shape)
+        return (self.left(adapter_name) @ held(self.semu_V, adapter_name).T).reshape(self.get_base_layer().weight.shape)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the update to the weight. ValueError, and no change, where safe_merge finds a non-finite value."""
         weight = self.get_base_layer().weight
+        if weight.is_meta and hooks_of(self.get_base_layer()):
+            raise ValueError("the weights are offloaded; take the hooks off first: pipe.remove_all_hooks()")
         merged, names = weight.data, []
         for name in check_adapters_to_merge(self, adapter_names) or ():
             if not self.r.get(name):
@@ -167,7 +197,7 @@ class SemuLinear(SemuLayer):
     """Linear layer with U R V^T beside it."""
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
+        V, UR = held(self.semu_V, adapter_name).to(x.dtype), self.left(adapter_name).to(x.dtype)
         return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -179,7 +209,7 @@ class SemuConv2d(SemuLayer):
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         conv = self.get_base_layer()
-        V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
+        V, UR = held(self.semu_V, adapter_name).to(x.dtype), self.left(adapter_name).to(x.dtype)
         down = V.T.reshape(-1, *conv.weight.shape[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from peft import inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -244,12 +245,28 @@ def load_adapter(
 
 
 def inject(model: nn.Module, config: SemuConfig, adapter_name: str = "default") -> None:
-    """`model.add_adapter` where the library has it (diffusers, transformers), else PEFT's own injection."""
+    """`model.add_adapter` where the library has it (diffusers, transformers), else PEFT's own injection.
+
+    Adapters that are on stay on beside the new one, where the libraries would switch them off.
+
+    Raises:
+        ValueError: an adapter is merged into the weights; the libraries would take it out in silence.
+    """
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise ValueError("an adapter is fused into the model's weights; take it out first: pipe.unfuse_lora()")
+    active = [(layer, list(layer.active_adapters)) for layer in layers]
+    trained = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
     if hasattr(model, "add_adapter"):
         model.add_adapter(config, adapter_name=adapter_name)
     else:
         inject_adapter_in_model(config, model, adapter_name)
         model.peft_config = {**getattr(model, "peft_config", {}), adapter_name: config}
+    for layer, names in active:
+        new = [adapter_name] if isinstance(layer, SemuLayer) and adapter_name in layer.r else []
+        layer._active_adapter = [name for name in names if name != adapter_name] + new
+    for parameter, flag in trained:
+        parameter.requires_grad_(flag)
 
 
 def lora_factors(model: nn.Module, adapter_name: str = "default") -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

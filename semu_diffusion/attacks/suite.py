@@ -253,4 +253,5 @@ def run_attacks(
 
 def protocol(attacker: Attacker) -> dict:
     """What another run must share for its numbers to be comparable."""
-    return {"concept": attacker.concept, "prompts": attacker.prompts, **asdict(attacker.config)}
+    facts = {"concept": attacker.concept, "prompts": attacker.prompts, "taken_off": attacker.target.taken_off}
+    return {**facts, **asdict(attacker.config)}

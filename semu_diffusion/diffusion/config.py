@@ -71,7 +71,7 @@ class EraseConfig:
     latents: int = option(48, "Latents of the concept that the model draws for itself.")
     keep_latents: int = option(80, "Latents of other things.")
     sampler_steps: int = option(10, "Sampler steps of those latents.")
-    guidance: float = option(3.0, "Guidance of those latents.")
+    guidance: float = option(3.0, "Guidance of those latents; up to 1 there is none.")
     seed: int = option(0, "Seed of everything drawn at random.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(False, "Trade time for memory.")
@@ -96,6 +96,7 @@ class EraseConfig:
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
+            (self.guidance >= 0, "guidance must not be negative"),
             (self.adversarial >= 0, "adversarial must not be negative"),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),

@@ -29,6 +29,7 @@ from .families import family_of
 from .memory import module_bytes, plan
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
+from .plain import plain
 from .results import WORK, measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -74,9 +75,26 @@ def run_erasure(
     device: str | None = None,
 ) -> Erasure:
     """`erase` with a config; see there."""
-    started, callback = time.time(), callback or Callback()
-    name = pipe if isinstance(pipe, str) else base_name(pipe)
+    callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
     pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
+    with plain(pipe, learning=True) as off:
+        if off:
+            callback.warn(f"erased from the model itself, for the time of it without: {', '.join(off)}")
+        return erase_plain(pipe, name, config, output, overwrite, resume, callback, off)
+
+
+def erase_plain(
+    pipe,
+    name: str,
+    config: EraseConfig,
+    output: str | Path | None,
+    overwrite: bool,
+    resume: bool,
+    callback: Callback,
+    off: list[str],
+) -> Erasure:
+    """`run_erasure` on a pipeline that was made plain; `off` says what was taken off it."""
+    started = time.time()
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
         raise ValueError(
@@ -120,6 +138,7 @@ def run_erasure(
         progress = train(family, config, states, accelerator, work, callback)
     freeze(family)
     facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
+    facts["taken_off"] = off
     if config.on_top_of:
         join_before(pipe)
         freeze(family)

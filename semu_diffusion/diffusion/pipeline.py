@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..adapter.config import SemuConfig
-from ..adapter.switch import set_strength, switch
+from ..adapter.switch import all_off, set_strength, switch
 from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_adapter, semu_layers
 
 EMBEDDED = "pictograms"
@@ -165,7 +165,8 @@ def read_adapters(pipe, path: str | Path) -> dict[str, tuple[SemuConfig, dict[st
 def load_adapter(pipe, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> SemuConfig:
     """Puts a SEMU adapter on a pipeline's denoiser and text encoders, frozen and active, at the given strength.
 
-    Everything is read and checked before the pipeline is touched. Returns the config of the first part.
+    Other adapters, LoRAs too, stay as they are. Everything is read and checked before the pipeline is touched.
+    Returns the config of the first part.
 
     Raises:
         ValueError: a missing or damaged file, or an adapter for another model (names the first layer that differs).
@@ -195,7 +196,7 @@ def save_adapters(pipe, folder: str | Path, about: dict | None = None, adapter_n
 
 
 def set_scale(pipe, scale: float, adapter_name: str = "default") -> None:
-    """W + scale * U R V^T from now on, in every part that the adapter changes."""
+    """W + scale * U R V^T from now on, in every part that the adapter changes, beside whatever else is on."""
     for model in adapted_parts(pipe, adapter_name).values():
         set_strength(model, scale, adapter_name)
 
@@ -216,8 +217,7 @@ def lora_name(part: str, layer: str) -> str:
 @contextlib.contextmanager
 def switched_off(pipe) -> Iterator[None]:
     """The base model, for the time of the block."""
-    switch_adapters(pipe, False)
-    try:
+    with contextlib.ExitStack() as stack:
+        for model in parts(pipe).values():
+            stack.enter_context(all_off(model))
         yield
-    finally:
-        switch_adapters(pipe, True)

@@ -85,6 +85,11 @@ class Contexts:
         return rows if self.empty is None else self[[self.empty]].repeat(len(rows))
 
 
+def guided(own: torch.Tensor, empty: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Classifier-free guidance; at 1 and below the prompt's own prediction, as in diffusers' pipelines."""
+    return empty + guidance * (own - empty) if guidance > 1 else own
+
+
 @torch.no_grad()
 def trajectory(
     family: Family,
@@ -120,7 +125,7 @@ def trajectory(
         )
         led = torch.where(follow, concept, anchor)
         if family.guided:
-            led = empty + guidance * (led - empty)
+            led = guided(led, empty, guidance)
         x = family.step(x.float(), led.float(), t, s).to(dtype)
     return records
 

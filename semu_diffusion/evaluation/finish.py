@@ -12,6 +12,7 @@ from ..diffusion.concepts import vocabulary_of
 from ..diffusion.families import family_of
 from ..diffusion.generate import draw
 from ..diffusion.pipeline import model_path, switched_off
+from ..diffusion.plain import plain
 from ..hub.card import write_card
 from .charts import before_after, loss_chart
 from .suites.pictograms import ROWS, knows, run_pictograms, write_report
@@ -21,9 +22,10 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
     """before_after.png for a model without a suite: forgotten prompts, then kept ones."""
     prompts, keep = prompts[:4], keep[:4]
     seeds = [seed + k for k in range(len(prompts) + len(keep))]
-    erased = draw(pipe, prompts + keep, seeds, batch_size=2)
-    with switched_off(pipe):
-        base = draw(pipe, prompts + keep, seeds, batch_size=2)
+    with plain(pipe):
+        erased = draw(pipe, prompts + keep, seeds, batch_size=2)
+        with switched_off(pipe):
+            base = draw(pipe, prompts + keep, seeds, batch_size=2)
     groups = ["erased"] * len(prompts) + ["kept"] * len(keep)
     before_after(base, erased, prompts + keep, folder / "before_after.png", groups=groups)
 

@@ -188,6 +188,7 @@ def test_given_pictures(tiny_model, tmp_path):
     for name, colour in (("forget", "red"), ("keep", "blue")):
         (tmp_path / name).mkdir()
         Image.new("RGB", (20, 30), colour).save(tmp_path / name / "picture.png")
+        (tmp_path / name / "picture.txt").write_text("a picture of a tree")
     result = quick(
         tiny_model, forget_images=str(tmp_path / "forget"), retain_images=str(tmp_path / "keep"), keep_weight=0, steps=2
     )

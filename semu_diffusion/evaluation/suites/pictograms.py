@@ -12,6 +12,7 @@ from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.generate import draw
 from ...diffusion.pipeline import EMBEDDED, model_path, switched_off
+from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
 from ...versions import versions
@@ -72,7 +73,8 @@ def run_pictograms(
 
     names, oracle = [name_of(c) for c in concepts], load_oracle(ASSETS / "oracle")
     references = load_references() if made_by["model"] == EMBEDDED else None
-    report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache, references)
+    with plain(pipe) as off:
+        report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache, references)
     shots = [Shot(c.prompt, c.seed, f"{c.object}, {c.style}", part) for part, p in pictures.items() for c in p.cells]
     report["protocol"] = {
         "suite": "pictograms",
@@ -85,6 +87,7 @@ def run_pictograms(
         "prompts_hash": digest(shots),
         "judges": [{"name": "pictograms oracle", "model": weights_hash(oracle)}],
         "intervals": INTERVALS,
+        "taken_off": off,
         "versions": versions(),
     }
     return report, pictures

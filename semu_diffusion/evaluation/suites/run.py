@@ -11,6 +11,7 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import COMMON, name_of
 from ...diffusion.pipeline import switched_off
+from ...diffusion.plain import plain
 from ...inputs.pictures import list_pictures, read_picture
 from ...metrics.clip import ClipEncoder
 from ...metrics.nudity import EXPOSED, THRESHOLD, check_protocol
@@ -166,9 +167,10 @@ def run_suite(
     judges, lpips = judges_of(config, shots, pipe.device), lpips_of(config)
     made_by = source_of(pipe)
     common = (config.steps, config.guidance, config.batch_size)
-    with switched_off(pipe):
-        draw_shots(pipe, shots, folder / "base", *common, {**made_by, "adapter": None}, callback)
-    draw_shots(pipe, shots, folder / "erased", *common, {**made_by, "adapter": adapter}, callback)
+    with plain(pipe) as off:
+        with switched_off(pipe):
+            draw_shots(pipe, shots, folder / "base", *common, {**made_by, "adapter": None}, callback)
+        draw_shots(pipe, shots, folder / "erased", *common, {**made_by, "adapter": adapter}, callback)
     files = {side: [folder / side / shot.file for shot in shots] for side in SIDES}
     records = {side: judge_all(judges, files[side], shots, callback) for side in SIDES}
     pairer = Pairer(dict(zip(files["erased"], files["base"])), lpips)
@@ -179,7 +181,7 @@ def run_suite(
     natural = mark_natural(records)
     report = rows(config, records, judges, callback)
     size = list(read_picture(files["base"][0]).shape[1:])
-    made_by |= {"size": size, "device": pipe.device.type, "natural": natural}
+    made_by |= {"size": size, "device": pipe.device.type, "natural": natural, "taken_off": off}
     made_by |= {"left_out": notes} if notes else {}
     report["protocol"] = protocol(config, shots, judges) | made_by
     return report, records
