@@ -7,6 +7,7 @@ import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
+from ..inputs.tables import read_text
 from ..options import option, require
 from .objectives import OBJECTIVES
 
@@ -146,7 +147,7 @@ class EraseConfig:
         if not path.is_file():
             raise ValueError(f"no recipe at {path}")
         try:
-            values = yaml.safe_load(path.read_text()) or {}
+            values = yaml.safe_load(read_text(path)) or {}
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         known = {f.name for f in fields(cls)}

@@ -72,7 +72,7 @@ def without_adapters(pipe, off: list[str], semu: bool) -> Iterator[None]:
         raise ValueError("an adapter is fused into the model's weights; take it out first: pipe.unfuse_lora()")
     layers = [(part, layer) for part, layer in layers if semu or not isinstance(layer, SemuLayer)]
     before = [(layer, list(layer.active_adapters), layer.disable_adapters) for _, layer in layers]
-    on = [(part, name) for part, layer in layers if not layer.disable_adapters for name in layer.active_adapters]
+    on = [(part, name) for part, layer in layers if not layer.disable_adapters for name in held_and_active(layer)]
     off += [f"adapter {name} on the {part}" for part, name in dict.fromkeys(on)]
     # By its list, not by PEFT's switch: that makes what comes on again trainable, and would silence a new adapter.
     for layer, _, _ in before:
@@ -84,6 +84,11 @@ def without_adapters(pipe, off: list[str], semu: bool) -> Iterator[None]:
             new = list(layer.active_adapters)
             layer._disable_adapters = disabled and not new
             layer._active_adapter = new if disabled and new else [*active, *(n for n in new if n not in active)]
+
+
+def held_and_active(layer: BaseTunerLayer) -> list[str]:
+    """Of its active adapters those that a layer has; diffusers names those of other layers, too."""
+    return [name for name in layer.active_adapters if name in layer._all_available_adapter_names()]
 
 
 @contextlib.contextmanager

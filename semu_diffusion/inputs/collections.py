@@ -38,7 +38,7 @@ def open_collection(source: str | Path) -> Collection:
         ValueError: nothing there, no pictures in it, or captions that cannot be read.
     """
     folder = Path(source)
-    if folder.is_dir() and not list(folder.glob("*.parquet")):
+    if folder.is_dir() and not [f for f in folder.glob("*.parquet") if f.stem != "metadata"]:
         return _folder(folder)
     if folder.suffix.lower() in SUFFIXES:
         raise ValueError(f"{source} is a single file; give the folder that it lies in")

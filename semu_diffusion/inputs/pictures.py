@@ -12,8 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# MPO is what many cameras call a JPEG. Not EPS and others that would start another program.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # not EPS and others that would start another program
 MOST_PIXELS = 100_000_000  # 300 MB as RGB; a file of a few kB may ask for far more
 SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
