@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from peft import PeftConfig
 
+MOST_PATH = 1000  # letters; a longer text is no path
 GEOMETRIES = ("euclidean", "remain")
 
 
@@ -18,6 +21,21 @@ def listed(value: str | list[str] | None) -> list[str]:
 def erased_concepts(about: dict) -> list[str]:
     """What an adapter with these facts erases: what it was trained on top of first, each concept once."""
     return list(dict.fromkeys([*listed(about.get("before")), *listed(about.get("concept"))]))
+
+
+def without_paths(value):
+    """Facts for others: a text that is a path of this machine becomes the last name in it, within lists and dicts too.
+
+    "user/name" on the Hub stays, unless there is such a folder here.
+    """
+    if isinstance(value, dict):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(inner) for inner in value]
+    if not isinstance(value, str) or len(value) > MOST_PATH or not re.search(r"[/\\]", value):
+        return value
+    absolute = re.match(r"~?/|\.\.?/|[A-Za-z]:[/\\]|file:", value)
+    return re.split(r"[/\\]+", value.rstrip("/\\"))[-1] if absolute or Path(value).exists() else value
 
 
 class SemuPeftType(str, enum.Enum):

@@ -23,7 +23,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file of a temporary name that takes the path's place at the end of the block; gone where the block fails."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed run, or a link that somebody laid there
+        with open(temporary, "xb") as file:
             yield file
         os.replace(temporary, path)
     except BaseException:

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .config import SemuConfig, listed
+from .config import SemuConfig, listed, without_paths
 from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name, matrix_shape
 from .model import find_layers
@@ -47,7 +47,8 @@ def save_adapter(
     """Writes `adapter_model.safetensors` (header: the config) and `adapter_config.json`; returns the folder.
 
     Args:
-        about: Facts to store as `config.about`; `base_model` among them becomes base_model_name_or_path.
+        about: Facts to store as `config.about`; `base_model` among them becomes base_model_name_or_path. Of paths on
+            this machine only the last name is kept.
 
     Raises:
         ValueError: the model has no such adapter.
@@ -59,8 +60,8 @@ def save_adapter(
     config = SemuConfig(**{**model.peft_config[adapter_name].to_dict(), "peft_type": None, "inference_mode": True})
     config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
     config.target_modules = list(config.ranks)
-    config.about = {**config.about, **(about or {})}
-    config.base_model_name_or_path = config.about.get("base_model", config.base_model_name_or_path)
+    config.about = without_paths({**config.about, **(about or {})})
+    config.base_model_name_or_path = config.about.get("base_model", without_paths(config.base_model_name_or_path))
     text = json.dumps({k: v for k, v in config.to_dict().items() if v is not None}, indent=2)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

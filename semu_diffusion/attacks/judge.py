@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from ..adapter.sealed import load_sealed, save_sealed
+from ..diffusion.concepts import name_of
+from ..diffusion.pipeline import base_name
+from ..diffusion.states import fingerprint
 from ..evaluation.grid import split
 from ..evaluation.intervals import wilson
 from ..evaluation.proper import KINDS, SHARE, SURE, Proper, looks
-from ..pictograms.oracle import Oracle
+from ..pictograms.oracle import Oracle, load_oracle
+from ..pictograms.words import OBJECTS, STYLES, caption
 
+PART = 48  # references that are drawn, and kept, together
 REFERENCE = 70_000_000  # first seed of the pictures that others are compared with
 
 
@@ -62,19 +70,38 @@ class PictogramsJudge:
         return Verdict(seen.named == KINDS[self.kind].index(self.name), self.proper(seen))
 
 
-def pictograms_judge(base, concept: str, config, references=None):
+def pictograms_judge(base, concept: str, config, references=None, work: Path | None = None):
     """The judge of the embedded model; its references are drawn here where they are not given."""
-    from ..diffusion.concepts import name_of
-    from ..pictograms.oracle import load_oracle
-    from .judge import PictogramsJudge
-
-    references = draw_references(base, config) if references is None else references
+    references = draw_references(base, config, work) if references is None else references
     return PictogramsJudge(name_of(concept), references, load_oracle())
 
 
-def draw_references(base, config):
-    """The base model's pictures of all objects in all styles, two of each."""
-    from ..pictograms.words import OBJECTS, STYLES, caption
+def draw_references(base, config, work: Path | None = None) -> torch.Tensor:
+    """The base model's pictures of all objects in all styles, two of each, (N, 3, H, W) in [0, 1].
 
+    Args:
+        work: A folder that keeps what is drawn, part by part, for a run that goes on.
+    """
     prompts = [caption(o, s) for o in OBJECTS for s in STYLES] * 2
-    return base.draw_prompts(prompts, [REFERENCE + k for k in range(len(prompts))], config.steps, config.guidance)
+    key = fingerprint(model=base_name(base.pipe), steps=config.steps, guidance=config.guidance, prompts=prompts)
+    parts = []
+    for start in range(0, len(prompts), PART):
+        file = work and work / f"references-{start:04d}.safetensors"
+        part = file and kept_pictures(file, key)
+        if part is None:
+            own = prompts[start : start + PART]
+            seeds = [REFERENCE + start + k for k in range(len(own))]
+            part = base.draw_prompts(own, seeds, config.steps, config.guidance)
+            if file:
+                save_sealed({"pictures": part}, file, {"key": key})
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def kept_pictures(file: Path, key: str) -> torch.Tensor | None:
+    """Pictures that an interrupted run drew; None where there are none, damaged ones, or others."""
+    try:
+        tensors, facts = load_sealed(file)
+    except ValueError:
+        return None
+    return tensors["pictures"] if facts.get("key") == key else None

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import typing
+from contextlib import nullcontext
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..diffusion.config import EraseConfig
+from .errors import resumable, resume_hint
 from .options import (
     Device,
     Dtype,
@@ -76,6 +78,7 @@ def erase(
 
     semu erase --concept cigarette --output no-cigarette
     """
+    from ..adapter.claims import WORK, claimed
     from ..diffusion.erasure import prepare_folder, run_erasure
     from ..diffusion.recipes import recipe_of
     from ..evaluation.finish import finish
@@ -91,13 +94,15 @@ def erase(
         output_folder(output, overwrite)
     elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
-    pipe = open_pipeline(model, device, dtype)
-    pipe.register_to_config(_name_or_path=model)
-    with display(quiet or not first) as callback:
-        if recipe:
-            settings = for_family(recipe, pipe, given, callback)
-        erasure = run_erasure(pipe, settings, output, overwrite, resume, callback)
-        report = finish(erasure, model, callback) if evaluate and first else None
+    begun = resume_hint(output, f"{WORK}/states.safetensors")
+    with resumable(begun), claimed(output) if first else nullcontext():
+        pipe = open_pipeline(model, device, dtype)
+        pipe.register_to_config(_name_or_path=model)
+        with display(quiet or not first) as callback:
+            if recipe:
+                settings = for_family(recipe, pipe, given, callback)
+            erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, keep_work=evaluate)
+            report = finish(erasure, model, callback) if evaluate and first else None
     if not first:
         return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}

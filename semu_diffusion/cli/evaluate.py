@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .adapted import Run, open_adapted, prepare
+from .adapted import Run, open_adapted, prepared
 from .options import (
     Device,
     Dtype,
@@ -100,7 +101,7 @@ def evaluate(
     quieten()
     run = Run(adapter, output, model, scale, overwrite, device, dtype, as_json, quiet)
     if verify:
-        return verify_command(run, results)
+        return verify_command(run, results, classifier, clip)
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
     if suite == "pictograms" and images is None:
@@ -123,35 +124,45 @@ def pictograms(run: Run, concept: list[str] | None, seeds: int) -> None:
     from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
     from ..evaluation.suites.pictograms import run_pictograms, write_report
 
-    prepare(run.output, run.overwrite)
-    pipe, place, about = open_adapted(run)
-    facts, concepts = adapter_facts(place, run.scale), concept or concepts_of(about)
     first = team().is_main_process
-    with display(run.quiet or not first) as callback:
-        report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
-    if first:
-        write_evaluation(run.output, report, None, run.model, {"name": str(run.adapter), **facts})
-        write_report(run.output, report, pictures, concepts)
-        print_report(report, run.as_json)
+    with prepared(run.output, run.overwrite):
+        pipe, place, about = open_adapted(run)
+        facts, concepts = adapter_facts(place, run.scale), concept or concepts_of(about)
+        with display(run.quiet or not first) as callback:
+            report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
+        if first:
+            write_report(run.output, report, pictures, concepts)
+            write_evaluation(run.output, report, None, run.model, recorded(run, place, facts))
+            print_report(report, run.as_json)
+
+
+def recorded(run: Run, place: Path, facts: dict) -> dict:
+    """What results.json says about the adapter: its name, hash and strength, and the ranks for the report."""
+    from ..hub.contents import read_contents
+
+    return {"name": str(run.adapter), **facts, "ranks": read_contents(place).ranks}
 
 
 def with_prompts(run: Run, config) -> None:
     """A suite over prompts, with both models."""
-    from ..evaluation.drawing import team
+    from ..adapter.claims import check_space
+    from ..evaluation.drawing import picture_bytes, team
     from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
     from ..evaluation.suites import rows_of
     from ..evaluation.suites.run import run_suite, shots_of
 
-    prepare(run.output, run.overwrite)
-    pipe, place, about = open_adapted(run)
-    config.concept = config.concept or concepts_of(about)
-    shots_of(config, pipe)  # says what is wrong with the prompts before anything is drawn
-    facts, first = adapter_facts(place, run.scale), team().is_main_process
-    with display(run.quiet or not first) as callback:
-        report, records = run_suite(pipe, config, run.output, facts, callback)
-    if first:
-        write_evaluation(run.output, report, records, run.model, {"name": str(run.adapter), **facts})
-        print_rows(report, run.as_json, rows_of(config.suite))
+    first = team().is_main_process
+    with prepared(run.output, run.overwrite):
+        pipe, place, about = open_adapted(run)
+        config.concept = config.concept or concepts_of(about)
+        shots = shots_of(config, pipe)  # says what is wrong with the prompts before anything is drawn
+        check_space(run.output, 2 * len(shots) * picture_bytes(pipe), "all pictures")
+        facts = adapter_facts(place, run.scale)
+        with display(run.quiet or not first) as callback:
+            report, records = run_suite(pipe, config, run.output, facts, callback)
+        if first:
+            write_evaluation(run.output, report, records, run.model, recorded(run, place, facts))
+            print_rows(report, run.as_json, rows_of(config.suite))
 
 
 def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None:
@@ -172,17 +183,20 @@ def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None
 
 def folder_of_pictures(run: Run, config, images: Path) -> None:
     """Pictures made elsewhere."""
+    from ..adapter.claims import claimed
     from ..evaluation.drawing import team
     from ..evaluation.results import write_evaluation
     from ..evaluation.suites.run import judge_folder
 
-    output_folder(run.output, run.overwrite)
     first = team().is_main_process
-    with display(run.quiet or not first) as callback:
+    if first:
+        output_folder(run.output, run.overwrite)
+    with claimed(run.output) if first else nullcontext(), display(run.quiet or not first) as callback:
         report, records = judge_folder(images, config, callback)
+        if first:
+            write_evaluation(run.output, report, records, None, None)
     if not first:
         return
-    write_evaluation(run.output, report, records, None, None)
     row = report["pictures"]
     if run.as_json:
         print(json.dumps(report))

@@ -41,8 +41,10 @@ def export(
 
     semu export no-cigarette --to kohya --output for-comfyui
     """
+    from ..adapter.claims import check_space, claimed, filled
     from ..diffusion.export import FORMATS, compress_measured
     from ..diffusion.export import export as write
+    from ..diffusion.memory import pipeline_bytes
     from ..hub.loaders import load_adapter
 
     check_scale(scale)
@@ -51,8 +53,13 @@ def export(
     if to == "native" and scale != 1:
         raise ValueError("a native adapter is written at full strength; give --scale where it is loaded")
     output_folder(output, overwrite)
-    pipe = open_pipeline(model, None, "fp32")
-    load_adapter(pipe, adapter, scale=scale)
-    if compress is not None:
-        print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
-    print(write(pipe, output, to, uniform_rank, precision=precision, everything=all_layers, warn=tell))
+    with claimed(output):
+        pipe = open_pipeline(model, None, "fp32")
+        load_adapter(pipe, adapter, scale=scale)
+        if compress is not None:
+            print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
+        if to in ("merged", "single-file"):
+            check_space(output, pipeline_bytes(pipe) / (2 if precision in ("fp16", "bf16") else 1), "the whole model")
+        with filled(output) as part:
+            written = write(pipe, part, to, uniform_rank, precision=precision, everything=all_layers, warn=tell)
+    print(output / written.relative_to(part))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..adapter.claims import read_json
 from ..inputs.tables import PROMPT, column, is_table, read_table, text_of
 from ..pictograms.words import article
 
@@ -56,12 +56,15 @@ class Pair:
 
 
 def vocabulary_of(model: str | Path) -> Vocabulary:
-    """The `vocabulary.json` of a model folder, or the common one."""
+    """The `vocabulary.json` of a model folder, or the common one. ValueError where it is damaged."""
     file = Path(model) / "vocabulary.json"
     if not file.is_file():
         return COMMON
-    words = json.loads(file.read_text())
-    return Vocabulary(tuple(words["subjects"]), tuple(words["styles"]))
+    words = read_json(file)
+    lists = [words.get(key) for key in ("subjects", "styles")] if isinstance(words, dict) else [None]
+    if not all(isinstance(own, list) and all(isinstance(word, str) for word in own) for own in lists):
+        raise ValueError(f"{file} must hold two lists of words, subjects and styles")
+    return Vocabulary(*map(tuple, lists))
 
 
 def strangers(concepts: list[str], vocabulary: Vocabulary) -> list[str]:

@@ -116,9 +116,19 @@ class EraseConfig:
             if value is None and "None" not in f.type:
                 value = f.default_factory() if f.default is MISSING else f.default
             elif kind == "list[str]":
-                value = [value] if isinstance(value, str) else [str(v) for v in value]
+                value = value if isinstance(value, (list, tuple)) else [value]
+                wrong = next((v for v in value if not isinstance(v, (str, int, float)) or isinstance(v, bool)), None)
+                if wrong is not None:
+                    raise ValueError(f"{f.name.replace('_', '-')} must be a text or a list of texts, got {wrong!r}")
+                value = [str(v) for v in value]
             elif f.name == "mixed_precision" and value is False:
                 value = "no"  # as YAML reads it without quotes
+            elif kind == "str" and value is not None and not isinstance(value, str):
+                if isinstance(value, (list, dict, bool)):
+                    raise ValueError(f"{f.name.replace('_', '-')} must be a text, got {value!r}")
+                value = str(value)
+            elif kind == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{f.name.replace('_', '-')} must be true or false, got {value!r}")
             elif kind in ("int", "float") and value is not None:
                 try:
                     number = float(value)
@@ -148,12 +158,12 @@ class EraseConfig:
             raise ValueError(f"no recipe at {path}")
         try:
             values = yaml.safe_load(read_text(path)) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         known = {f.name for f in fields(cls)}
         if not isinstance(values, dict):
             raise ValueError(f"{path} must hold a mapping of option: value")
-        values = {k.replace("-", "_"): v for k, v in values.items()}
+        values = {str(k).replace("-", "_"): v for k, v in values.items()}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"{path}: unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")

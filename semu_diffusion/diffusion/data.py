@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
+from ..adapter.claims import check_space
 from ..callbacks import Callback
 from .concepts import Pair, Vocabulary
 from .config import EraseConfig
 from .families import Family
 from .given import given_pictures
+from .pipeline import base_name
 from .states import Contexts, States, draw_records, fingerprint, gather, noised_images
 
 BATCH = 32  # latents drawn together
@@ -31,14 +34,26 @@ def make_states(
     forget = spread(pairs, config.latents, config.seed)
     kept = [keep[k % len(keep)] for k in range(config.keep_latents)]
     kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]
-    key = fingerprint(forget=[vars(p) for p in forget], kept=[p.prompt for p in kept], config=config.to_dict())
+    made_of = {"forget": [vars(p) for p in forget], "kept": [p.prompt for p in kept], "config": config.to_dict()}
+    key = fingerprint(model=base_name(family.pipe), **made_of)
     with accelerator.main_process_first():
-        states = States.load(work / "states.safetensors", key) if work else None
+        states = kept_states(work / "states.safetensors", key, callback) if work else None
         if states is None:
+            if work:
+                check_space(work, states_bytes(family, config), "what the model draws to learn from")
             states = draw_states(family, config, pairs, forget, kept, callback)
             if work and accelerator.is_main_process:
                 states.save(work / "states.safetensors", key)
     return states
+
+
+def kept_states(file: Path, key: str, callback: Callback) -> States | None:
+    """`States.load`; a damaged file is said, and drawn again."""
+    try:
+        return States.load(file, key)
+    except ValueError as error:
+        callback.warn(f"{error}; drawing the states again")
+        return None
 
 
 def draw_states(
@@ -65,6 +80,12 @@ def draw_states(
     records = drawn(forget, [k % 2 == 0 for k in range(len(forget))], config.seed)
     others = drawn(kept, [True] * len(kept), config.seed + 10**6)
     return gather(records + given(*shown[0]), others, given(*shown[1]), contexts)
+
+
+def states_bytes(family: Family, config: EraseConfig) -> int:
+    """Of the states' file, about: a latent's state and three predictions, at most three records per sampler step."""
+    latents = 3 * config.latents + 2 * config.keep_latents
+    return 4 * 4 * math.prod(family.latent_shape) * config.sampler_steps * latents
 
 
 def spread(pairs: list[Pair], count: int, seed: int) -> list[Pair]:

@@ -15,9 +15,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from safetensors import SafetensorError
 from torch import nn
 
 from ..adapter import SemuConfig
+from ..adapter.claims import BEGUN, WORK, check_output, check_space, claimed, read_json
 from ..adapter.config import erased_concepts
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
@@ -30,9 +32,11 @@ from .memory import module_bytes, plan
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
 from .plain import plain
-from .results import WORK, measure, write_outputs
+from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
+
+OUTPUTS = 5  # files as large as the adapter: two checkpoints for a moment, then itself, its LoRA and its kohya file
 
 
 @dataclass
@@ -73,14 +77,19 @@ def run_erasure(
     resume: bool = False,
     callback: Callback | None = None,
     device: str | None = None,
+    keep_work: bool = False,
 ) -> Erasure:
-    """`erase` with a config; see there."""
+    """`erase` with a config; see there.
+
+    Args:
+        keep_work: What a resumed run needs stays in the folder; `evaluation.finish` takes it away when all is done.
+    """
     callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
     pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
     with plain(pipe, learning=True) as off:
         if off:
             callback.warn(f"erased from the model itself, for the time of it without: {', '.join(off)}")
-        return erase_plain(pipe, name, config, output, overwrite, resume, callback, off)
+        return erase_plain(pipe, name, config, output, overwrite, resume, callback, keep_work, off)
 
 
 def erase_plain(
@@ -91,6 +100,7 @@ def erase_plain(
     overwrite: bool,
     resume: bool,
     callback: Callback,
+    keep_work: bool,
     off: list[str],
 ) -> Erasure:
     """`run_erasure` on a pipeline that was made plain; `off` says what was taken off it."""
@@ -110,15 +120,28 @@ def erase_plain(
                               # U and V are buffers, and the same everywhere since make_bases
                               kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])  # fmt: skip
     pipe.to(accelerator.device)
-    if folder and accelerator.is_main_process:
-        prepare_folder(folder, config, overwrite, resume, name)
-    accelerator.wait_for_everyone()
-    set_seed(config.seed)
+    with claimed(folder) if folder and accelerator.is_main_process else contextlib.nullcontext():
+        if folder and accelerator.is_main_process:
+            prepare_folder(folder, config, overwrite, resume, name)
+        accelerator.wait_for_everyone()
+        set_seed(config.seed)
+        erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
+        erase_with(erasure, name, family, pairs, vocabulary, accelerator, resume, callback)
+        erasure.facts["seconds"] = round(time.time() - started, 1)
+        if folder and accelerator.is_main_process:
+            write_outputs(erasure, name, callback.warn, keep_work)
+    return erasure
+
+
+def erase_with(
+    erasure: Erasure, name: str, family, pairs, vocabulary, accelerator: Accelerator, resume: bool, callback: Callback
+) -> None:
+    """From the pairs of prompts to the trained adapter on the pipeline; fills in the erasure's progress and facts."""
+    pipe, config, folder = erasure.pipe, erasure.config, erasure.folder
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
-    work = folder / WORK if folder else None
-    before: list[str] = []
+    work, before = folder / WORK if folder else None, []
     try:
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
@@ -126,9 +149,11 @@ def erase_plain(
         states = make_states(family, config, pairs, vocabulary, work, accelerator, callback)
         with idle_parts_parked(pipe, family):
             bases = make_bases(family, config, states, accelerator, callback)
-    except ValueError:  # the options do not fit the model or the pictures: nothing has begun
-        if folder and accelerator.is_main_process:
-            discard(folder)
+        if folder:
+            check_space(folder, OUTPUTS * adapter_bytes(bases), "the adapter with its checkpoint")
+    except BaseException as error:
+        if folder and accelerator.is_main_process and not (resume or worth_keeping(error, work)):
+            shutil.rmtree(work, ignore_errors=True)
         leave_before(pipe)
         raise
     adapt(family, config, bases, name)
@@ -137,43 +162,39 @@ def erase_plain(
     with idle_parts_parked(pipe, family):
         progress = train(family, config, states, accelerator, work, callback)
     freeze(family)
-    facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
-    facts["taken_off"] = off
+    erasure.config, erasure.progress = config, progress
+    erasure.facts |= {"seconds": 0.0, **measure(family, bases, progress), **fits, "before": before}
     if config.on_top_of:
         join_before(pipe)
         freeze(family)
-    erasure = Erasure(pipe, config, progress, facts, folder)
-    if folder and accelerator.is_main_process:
-        write_outputs(erasure, name, callback.warn)
-    return erasure
+
+
+def worth_keeping(error: BaseException, work: Path) -> bool:
+    """Whether a resumed run could use what was done: states are drawn, and the options are not what is wrong."""
+    outside = (KeyboardInterrupt, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
+    return isinstance(error, outside) and (work / "states.safetensors").is_file()
+
+
+def adapter_bytes(bases: dict[str, Basis]) -> int:
+    """Of the U, R and V that these bases begin, in fp32."""
+    return sum(4 * (b.U.numel() + b.V.numel() + b.rank**2) for b in bases.values())
 
 
 def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, resume: bool, model: str = "") -> Path:
     """The output folder, empty or to be resumed. ValueError where it is in use or cannot be resumed."""
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder for --output")
-    used = folder.is_dir() and any(folder.iterdir())
-    saved, begun = folder / WORK / "config.json", {"model": model, **config.to_dict()}
+    saved, begun = folder / BEGUN, {"model": model, **config.to_dict()}
     if resume and saved.is_file():
-        if json.loads(saved.read_text()) != begun:
+        if read_json(saved) != begun:
             raise ValueError(f"{folder} was begun with other options; repeat those, or use --overwrite")
         return folder
     if resume:
         raise ValueError(f"nothing to resume in {folder}; leave out --resume")
-    if used and not overwrite:
-        raise ValueError(f"{folder} is not empty; use --overwrite to replace it, or --resume to go on")
+    check_output(folder, overwrite, "--resume to go on" if saved.is_file() else "another --output")
     shutil.rmtree(folder / WORK, ignore_errors=True)
     (folder / WORK).mkdir(parents=True)
     write_atomic(saved, json.dumps(begun))
     return folder
-
-
-def discard(folder: Path) -> None:
-    """Takes away what `prepare_folder` made, and the folder where nothing else is in it."""
-    shutil.rmtree(folder / WORK, ignore_errors=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 # ------------------------------------------------------------------------------------------------ stages

@@ -24,6 +24,11 @@ def module_bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
+def pipeline_bytes(pipe) -> int:
+    """Bytes of all models of a pipeline."""
+    return sum(module_bytes(part) for part in pipe.components.values() if isinstance(part, nn.Module))
+
+
 def activations(family: Family, layers: dict[str, nn.Module], prompt: str) -> int:
     """Bytes that the forward pass of one record keeps for a backward pass to the weights of these layers."""
     saved: dict[int, torch.UntypedStorage] = {}

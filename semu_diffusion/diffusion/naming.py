@@ -20,7 +20,12 @@ def is_hub_name(base: str) -> bool:
 
 def title_of(base: str) -> str:
     """A base model's name without the folders of this machine."""
-    return base if is_hub_name(base) else Path(base).name or "the base model"
+    return base if is_hub_name(base) else plain(Path(base).name) or "the base model"
+
+
+def plain(text: object, most: int = 80) -> str:
+    """Words from anywhere as one short line that is neither HTML nor Markdown."""
+    return re.sub(r"[^\w\s.,'()-]", "", " ".join(str(text).split()))[:most].strip()
 
 
 def concept_names(about: dict) -> list[str]:
@@ -29,7 +34,7 @@ def concept_names(about: dict) -> list[str]:
     A merged adapter's words come from files of others, and a file's path says where it lay on somebody's machine.
     """
     names = (Path(str(c)).stem if Path(str(c)).suffix in (".txt", ".csv") else str(c) for c in erased_concepts(about))
-    return [re.sub(r"[^\w\s.,'-]", "", " ".join(name.split()))[:80] for name in names]
+    return [plain(name) for name in names]
 
 
 def concepts_in(about: dict) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..adapter.claims import read_json
 from ..adapter.config import SemuConfig
 from ..adapter.switch import all_off, set_strength, switch
 from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_adapter, semu_layers
+from .whole import check_whole
 
 EMBEDDED = "pictograms"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -57,11 +59,30 @@ def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = to
         raise ValueError(f"{model} is a folder without model_index.json, so it is no diffusers pipeline")
     if not Path(path).exists() and (path.count("/") != 1 or path.startswith((".", "/"))):
         raise ValueError(f"no model at {model}: expected a diffusers folder, a Hub id like user/name, or {EMBEDDED!r}")
+    check_index(path)
     try:
-        pipe = DiffusionPipeline.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load the model {model}: {str(error).strip().splitlines()[0]}") from None
+        # Weights from pickles, which may run code, are no way out where there are none in safetensors.
+        pipe = DiffusionPipeline.from_pretrained(path, use_safetensors=True)
+    except Exception as error:  # diffusers and transformers raise whatever a folder of theirs makes them stumble over
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        pickled = "; weights in .bin may run code when they are read, so convert them" * (".safetensors" in said)
+        raise ValueError(f"cannot load the model {model}: {said}{pickled * ('no file' in said)}") from None
+    check_whole(pipe)
     return pipe.to(device, dtype)
+
+
+def check_index(path: str) -> None:
+    """ValueError where a folder names no pipeline of diffusers or has damaged JSON; code in it is never run."""
+    import diffusers
+
+    file = Path(path) / "model_index.json"
+    index = read_json(file) if file.is_file() else {"_class_name": "DiffusionPipeline"}
+    kind = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(kind, str) or not hasattr(diffusers, kind):
+        raise ValueError(f"{file} names no pipeline of diffusers {diffusers.__version__} (its _class_name is {kind!r})")
+    for part in sorted(Path(path).glob("*/*config.json")):
+        if not isinstance(read_json(part), dict):
+            raise ValueError(f"{part} holds no configuration; download the model's folder again")
 
 
 def load_single_file(file: Path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..adapter.claims import WORK, remove_files
 from ..adapter.subspace import Basis
 from ..adapter.weights import header_of, semu_layers, write_atomic
 from ..versions import versions
@@ -18,7 +19,6 @@ from .export import Warn, save_loras
 from .naming import KOHYA, OLD_KOHYA
 from .pipeline import save_adapters
 
-WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
 # Written after the adapter; those of an earlier erasure or merging go first.
 REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "interference.png",
            "README.md", "report.html")  # fmt: skip
@@ -51,11 +51,11 @@ def remove_reports(folder: Path) -> None:
     for file in folder.glob(f"*{KOHYA}"):
         if file.name == OLD_KOHYA or "semu.version" in header_of(file):
             file.unlink()
-    shutil.rmtree(folder / GALLERY, ignore_errors=True)
+    remove_files(folder / GALLERY, r"(base|erased)-\d+\.png")
 
 
-def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn) -> None:
-    """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last."""
+def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_work: bool = False) -> None:
+    """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last, or stay."""
     remove_reports(erasure.folder)
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
     save_adapters(erasure.pipe, folder, about)
@@ -70,4 +70,5 @@ def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn) -> None:
         "machine": machine,
     }
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    if not keep_work:
+        shutil.rmtree(folder / WORK, ignore_errors=True)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
-from ..adapter.weights import save_atomic
+from ..adapter.sealed import load_sealed, save_sealed
 from .concepts import Pair
 from .families import Conditions, Family, join, moved, select
 
@@ -48,17 +47,20 @@ class States:
         """Writes everything to one safetensors file, with the key that tells what it was made from."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "contexts"}
         tensors |= {f"contexts.{name}": value for name, value in self.contexts.items()}
-        save_atomic(tensors, path, {"key": key})
+        save_sealed(tensors, path, {"key": key})
 
     @classmethod
     def load(cls, path: Path, key: str) -> States | None:
-        """The states of a file, or None where there is none, or one made from something else."""
+        """The states of a file, or None where there is none, or one made from something else.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         if not path.is_file():
             return None
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, facts = load_sealed(path)
+        if facts.get("key") != key:
+            return None
         contexts = {k.removeprefix("contexts."): tensors.pop(k) for k in list(tensors) if k.startswith("contexts.")}
         return cls(**tensors, contexts=contexts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -10,21 +11,23 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from torch import nn
 
+from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
-from ..adapter.weights import save_atomic, semu_layers
+from ..adapter.weights import semu_layers
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
 from .families import Family, moved
 from .objectives import OBJECTIVES, remaining_share, squared_error
-from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
+from .pipeline import base_name
+from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
 CHECK_EVERY = 10  # steps between measurements of what is left
 COOLDOWN = (
     30  # steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points
 )
+PLANNED = ("sketch", "gradient_checkpointing", "accumulate", "geometry")  # --max-memory may choose these by machine
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
 
@@ -173,13 +176,16 @@ class Trainer:
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.end(progress):
-            model, prepared = self.accelerator.prepare(self.family.model, optimizer)
+            with warnings.catch_warnings():
+                # Of accelerate's words for torch: the argument's new name is not known to all versions allowed here.
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                model, prepared = self.accelerator.prepare(self.family.model, optimizer)
             while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
                     group["lr"] = lr * self.rate(progress)
                 row = self.step(model, prepared, progress.step)
                 progress.step += 1
-                if progress.step % CHECK_EVERY == 0:
+                if progress.step % CHECK_EVERY == 0 and len(self.held_out):
                     row["left"] = self.share_left(self.family.model)
                 progress.history.append(row)
                 if self.attack_due(progress):
@@ -205,6 +211,7 @@ class Trainer:
             row["loss"] = row.get("loss", 0.0) + loss.item() / n
             for key, value in parts.items():
                 row[key] = row.get(key, 0.0) + value / n
+        row = self.over_processes(row)
         if not torch.isfinite(torch.tensor(row["loss"])):
             raise FloatingPointError(
                 f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no"
@@ -212,6 +219,13 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad()
         return row
+
+    def over_processes(self, row: dict) -> dict:
+        """The losses as means over the processes, each of which saw its part of the batch."""
+        if self.accelerator.num_processes == 1:
+            return row
+        values = torch.tensor([*row.values()], dtype=torch.float64, device=self.accelerator.device)
+        return {**dict(zip(row, self.accelerator.reduce(values, "mean").tolist())), "step": row["step"]}
 
     def met(self, progress: Progress) -> bool:
         """True once the last two measurements are at or below `stop_at`."""
@@ -250,6 +264,12 @@ class Trainer:
     # -------------------------------------------------------------------------------------- checkpoints
 
     @property
+    def key(self) -> str:
+        """What a checkpoint must have been made of to be gone on with: the model and the options."""
+        options = {k: v for k, v in self.config.to_dict().items() if k not in PLANNED}
+        return fingerprint(model=base_name(self.family.pipe), **options)
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
@@ -266,15 +286,20 @@ class Trainer:
             tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
         if len(self.adversary):
             tensors["adversary:shifts"] = self.adversary.shifts
-        save_atomic(tensors, self.checkpoint, {"progress": json.dumps(asdict(progress))})
+        save_sealed(tensors, self.checkpoint, {"key": self.key, "progress": json.dumps(asdict(progress))})
 
     def resume(self, optimizer: torch.optim.Adam, progress: Progress, base: list[float]):
-        """Puts back what `save` wrote, where there is such a file; returns the progress and the base rates."""
+        """Puts back what `save` wrote, where there is such a file; returns the progress and the base rates.
+
+        Raises:
+            ValueError: a damaged file, or the checkpoint of another erasure.
+        """
         if not self.checkpoint.is_file():
             return progress, base
-        with safe_open(self.checkpoint, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        stored, facts = load_sealed(self.checkpoint)
+        if facts.get("key") != self.key:
+            raise ValueError(f"{self.checkpoint} is of another erasure; begin again with --overwrite")
+        progress = Progress(**json.loads(facts["progress"]))
         if "adversary:shifts" in stored:
             self.adversary.shifts = stored["adversary:shifts"].to(self.accelerator.device)
         for name, layer in semu_layers(self.family.model).items():

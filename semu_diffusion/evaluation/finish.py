@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+from ..adapter.claims import WORK
 from ..adapter.config import erased_concepts
 from ..adapter.weights import write_atomic
 from ..callbacks import Callback
@@ -31,7 +33,10 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
 
 
 def finish(erasure, base_model: str, callback: Callback | None = None, seeds_forget: int = 4) -> dict | None:
-    """After `erase`: loss.png, the suite (or plain pictures), results.json completed, README.md card."""
+    """After `erase`: loss.png, the suite (or plain pictures), results.json completed, README.md card.
+
+    The working files of the erasure go away last: until then `--resume` has all this made again.
+    """
     folder, config = erasure.folder, erasure.config
     loss_chart(erasure.progress.history, folder / "loss.png")
     report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
@@ -47,4 +52,7 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     results["evaluation"] = report
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
     write_card(folder, results, ROWS)
+    if report:
+        write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
+    shutil.rmtree(folder / WORK, ignore_errors=True)
     return report

@@ -8,9 +8,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..adapter.claims import taken_as_written
 from ..adapter.config import SemuConfig
 from ..adapter.weights import LORA, WEIGHTS, header_of, read_config, write_atomic
-from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, title_of
+from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, plain, title_of
 
 HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
 TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
@@ -74,13 +75,16 @@ safeguard against somebody who wants to draw {concepts}.
 
 
 def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
-    """Writes README.md from results.json's content and the files of the folder; figures are (key, meaning)."""
+    """Writes README.md from results.json's content and the files of the folder; figures are (key, meaning).
+
+    Raises:
+        ValueError: no adapter there, or results of another shape than semu's.
+    """
     folder = Path(folder)
     config = read_config(folder if (folder / WEIGHTS).is_file() else next(iter(sorted(folder.glob("text_encoder*")))))
-    write_atomic(
-        folder / "README.md",
-        f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}",
-    )
+    with taken_as_written(folder / "results.json"):
+        card = f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}"
+    write_atomic(folder / "README.md", card)
 
 
 def figure(value: object) -> str:
@@ -130,7 +134,7 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
     base, training = config.about.get("base_model") or results.get("base_model") or "", results.get("training") or {}
     trained = f", {training['trained']:,} trained numbers ({training['trained_percent']:.2f} %)" if training else ""
     concepts, anchor = concepts_in(config.about), config.about.get("anchor")
-    instead = "others of the kind" if anchor == "random" else repr(anchor)
+    instead = "others of the kind" if anchor == "random" else repr(plain(anchor))
     answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
     parts = [
         INTRODUCTION.format(
@@ -192,9 +196,10 @@ def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
         if key in base or key in erased  # results of earlier versions lack some
     ]
     counts, protocol = erased["counts"], evaluation["protocol"]
-    versions = ", ".join(f"{name} {number}" for name, number in protocol.get("versions", {}).items())
-    lines += ["", f"Suite {protocol['suite']}: {counts['forget']} forgotten and {counts['keep']} kept pictures, "
-              f"{protocol['sampler']} {protocol['steps']} steps, guidance {protocol['guidance']}.", ""]  # fmt: skip
+    versions = ", ".join(f"{plain(name)} {plain(number)}" for name, number in protocol.get("versions", {}).items())
+    lines += ["", f"Suite {plain(protocol['suite'])}: {counts['forget']} forgotten and {counts['keep']} kept "
+              f"pictures, {plain(protocol['sampler'])} {protocol['steps']} steps, "
+              f"guidance {protocol['guidance']}.", ""]  # fmt: skip
     lines += [f"Versions: {versions}.", ""] if versions else []
     return "\n".join(lines)
 
@@ -214,7 +219,7 @@ def training_markdown(folder: Path, training: dict) -> str:
 
 def merged_markdown(results: dict) -> str:
     """What was added up."""
-    parts = ", ".join(f"{name} ({weight:g})" for name, weight in zip(results["merged"], results["weights"]))
+    parts = ", ".join(f"{plain(name)} ({weight:g})" for name, weight in zip(results["merged"], results["weights"]))
     return f"## Merged\n\nThe sum of {len(results['merged'])} adapters at these weights: {parts}.\n"
 
 

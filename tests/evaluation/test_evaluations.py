@@ -211,7 +211,7 @@ def scaled(adapter, folder, factor: float):
 
 
 def test_verify_agrees_on_the_adapter_and_fails_on_half_of_it(scores, desk, tiny_model, tmp_path, semu):
-    common = ["--model", tiny_model, "--results", scores / "results.json", "--quiet"]
+    common = ["--model", tiny_model, "--clip", desk / "clip", "--results", scores / "results.json", "--quiet"]
     status, out, err = semu("eval", "--verify", desk / "adapter", *common, "--json")
     said = json.loads(out)
     assert status == 0 and err == "" and said["differences"] == []
@@ -231,14 +231,18 @@ def test_verify_says_what_it_lacks(scores, desk, tiny_model, tmp_path, semu):
     (tmp_path / "changed.csv").write_text((desk / "prompts.csv").read_text().replace("cat", "tree"))
     results["evaluation"]["protocol"]["prompts"] = str(tmp_path / "changed.csv")
     (tmp_path / "results.json").write_text(json.dumps(results))
-    common = ["eval", "--verify", desk / "adapter", "--model", tiny_model, "--results"]
+    common = ["eval", "--verify", desk / "adapter", "--model", tiny_model, "--clip", desk / "clip", "--results"]
     status, _, err = semu(*common, tmp_path / "results.json", "--quiet")
     assert status == 2 and "prompts are not those that were recorded" in err
     assert semu(*common, tmp_path / "none.json")[0] == 2
+    recorded = ["--results", scores / "results.json"]
+    for given, lacks in ((["--model", tiny_model], "with --clip"), (["--clip", desk / "clip"], "with --model")):
+        status, _, err = semu("eval", "--verify", desk / "adapter", *recorded, *given)
+        assert status == 2 and lacks in err and "if you trust it" in err
 
 
 def test_verify_draws_its_own_pictures(scores, desk, tiny_model, semu):
-    common = ["--model", tiny_model, "--results", scores / "results.json", "--quiet"]
+    common = ["--model", tiny_model, "--clip", desk / "clip", "--results", scores / "results.json", "--quiet"]
     status, _, err = semu("eval", "--verify", desk / "adapter", *common, "--output", scores)
     assert status == 2 and "is not empty" in err
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
@@ -103,6 +104,8 @@ class Family(ABC):
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, H, W) of images (N, 3, H, W) in [0, 1]."""
         vae = self.pipe.vae
+        if not hasattr(vae.config, "scaling_factor") or not isinstance(vae, AutoencoderKL):
+            raise ValueError(f"pictures need the model's full autoencoder, AutoencoderKL; this is {type(vae).__name__}")
         parts = (vae.encode(2 * part.to(vae.device, vae.dtype) - 1).latent_dist.mean for part in images.split(8))
         return (torch.cat(list(parts)) - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
 

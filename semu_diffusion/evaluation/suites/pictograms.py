@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
-from ...adapter.weights import write_atomic
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.generate import draw
@@ -105,11 +103,10 @@ def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
 
 
 def write_report(folder: Path, report: dict, pictures: dict, concepts: list[str]) -> None:
-    """The charts, the gallery with its records.json, and at the end evaluation.json, which says that all is there."""
+    """The charts, and the gallery with its records.json."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [name_of(c) for c in concepts]
     concept_chart(report["base"], report["erased"], names, folder / "concepts.png")
     shown = showcase(pictures, names)
     before_after(**shown, path=folder / "before_after.png")
     write_gallery(**shown, folder=folder)
-    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
