@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from ..options import option, require
-from .concepts import COMMON, KINDS, check_words, concept_of
+from .concepts import COMMON, KINDS, check_words, concepts_of
 from .objectives import OBJECTIVES
 
 # Layers by name, as regexes that are searched for in the layer's name.
@@ -30,7 +30,7 @@ def defaults(concepts: int) -> dict[str, int | float]:
     share = min(concepts - 1, 15) / 15
     grown = lambda one, many: round(one + share * (many - one))  # noqa: E731
     return {
-        "gamma": 0.9 + 0.05 * share,
+        "gamma": round(0.9 + 0.05 * share, 4),
         "max_rank": grown(32, 80),
         "gradient_records": grown(256, 1024),
         "steps": grown(200, 400),
@@ -137,7 +137,7 @@ class EraseConfig:
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
         )
         require(checks)
-        concepts = [concept_of(c, COMMON, self.kind) for c in self.concept]
+        concepts = concepts_of(self.concept, COMMON, self.kind, self.synonym)
         check_words(concepts, self.anchor, self.keep, COMMON)
 
     def _convert(self) -> None:

@@ -12,7 +12,7 @@ from .concepts import (
     Pair,
     Vocabulary,
     check_words,
-    concept_of,
+    concepts_of,
     forget_pairs,
     forms,
     keep_prompts,
@@ -48,20 +48,6 @@ class Plan:
         return bool(self.anchors) and all(own and all(own) for own in self.anchors.values())
 
 
-def concepts_of(config: EraseConfig, vocabulary: Vocabulary) -> list[Concept]:
-    """The concepts of a config with their kinds and synonyms. ValueError for a synonym of none of them."""
-    synonyms: dict[str, list[str]] = {given: [] for given in config.concept}
-    for text in config.synonym:
-        given, _, name = text.rpartition("=")
-        if not given and len(synonyms) > 1:
-            raise ValueError(f"with several concepts, say whose synonym {text!r} is: --synonym 'cat={text}'")
-        given = given.strip() or config.concept[0]
-        if given not in synonyms:
-            raise ValueError(f"--synonym {text!r}: {given!r} is no concept here; concepts: {', '.join(config.concept)}")
-        synonyms[given].append(name.strip())
-    return [concept_of(given, vocabulary, config.kind, tuple(own)) for given, own in synonyms.items()]
-
-
 def make_plan(
     family: Family, config: EraseConfig, vocabulary: Vocabulary, gone: list[str], callback: Callback
 ) -> tuple[Plan, EraseConfig]:
@@ -77,7 +63,7 @@ def make_plan(
         pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
         keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
         return Plan((), pairs, keep), with_strength(config, False)
-    concepts = concepts_of(config, vocabulary)
+    concepts = concepts_of(config.concept, vocabulary, config.kind, config.synonym)
     check_words(concepts, config.anchor, config.keep, vocabulary)
     for word in strangers(config.concept, vocabulary, config.kind):
         callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from . import known
 from .files import is_file
-from .language import bare, names, proper, singular
+from .language import bare, is_noun, names, singular
 from .vocabulary import Vocabulary
 
 
@@ -117,10 +117,10 @@ PRESETS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }  # fmt: skip
 ALIASES = {
-    "nude": "nudity", "naked": "nudity", "nakedness": "nudity", "nude people": "nudity", "naked people": "nudity",
-    "nsfw": "sexual content", "porn": "sexual content", "pornography": "sexual content", "sex": "sexual content",
-    "sexual": "sexual content", "sexual act": "sexual content", "fighting": "violence", "violent content": "violence",
-    "blood": "gore", "bloody": "gore", "guts": "gore", "blood and gore": "gore",
+    "nude": "nudity", "naked": "nudity", "nakedness": "nudity", "nude person": "nudity", "nude people": "nudity",
+    "naked person": "nudity", "naked people": "nudity", "nsfw": "sexual content", "porn": "sexual content",
+    "pornography": "sexual content", "sex": "sexual content", "sexual acts": "sexual content",
+    "violent content": "violence", "blood and gore": "gore", "gory content": "gore",
 }  # fmt: skip
 
 
@@ -204,12 +204,39 @@ class Concept:
 def concept_of(given: str, vocabulary: Vocabulary, kind: str | None = None, synonyms: tuple[str, ...] = ()) -> Concept:
     """The concept behind what was given."""
     kind = kind_of(given, vocabulary, kind)
-    name = given if kind == "prompts" else name_of(given)
-    if kind == "explicit":
-        name = preset(name) or name
-    elif kind == "object" and not proper(name) and name[:1].isupper() and name[1:].islower():
-        name = name.lower()
-    return Concept(given, name, kind, tuple(synonyms) if kind != "prompts" else ())
+    if kind == "prompts":
+        return Concept(given, given, kind)
+    name = preset(strip_style(given)[0]) if kind == "explicit" else None
+    return Concept(given, name or uncapitalised(name_of(given), kind), kind, tuple(synonyms))
+
+
+def concepts_of(
+    concepts: list[str], vocabulary: Vocabulary, kind: str | None = None, synonyms: list[str] | tuple[str, ...] = ()
+) -> list[Concept]:
+    """The concepts behind what was given, with their synonyms: "kitten" of the only one, or "cat=kitten".
+
+    Raises:
+        ValueError: a synonym of none of them, or of any of several.
+    """
+    found: dict[str, list[str]] = {given: [] for given in concepts}
+    for text in synonyms:
+        given, _, name = text.rpartition("=")
+        if not given and len(found) > 1:
+            raise ValueError(f"with several concepts, say whose synonym {text!r} is: --synonym '{concepts[0]}={text}'")
+        given = given.strip() or concepts[0]
+        if given not in found:
+            raise ValueError(f"--synonym {text!r}: {given!r} is no concept here; concepts: {', '.join(concepts)}")
+        found[given].append(name.strip())
+    return [concept_of(given, vocabulary, kind, tuple(own)) for given, own in found.items()]
+
+
+def uncapitalised(name: str, kind: str) -> str:
+    """The name as it stands inside a sentence: "dog" for "Dog", "Van Gogh" for "VAN GOGH"; other names stay."""
+    if kind not in ("object", "style"):
+        return name
+    if name.isupper() and " " in name:
+        return name.title()
+    return name.lower() if name.istitle() and " " not in name and is_noun(name.lower()) else name
 
 
 def strangers(concepts: list[str], vocabulary: Vocabulary, kind: str | None = None) -> list[str]:

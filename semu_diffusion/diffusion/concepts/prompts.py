@@ -29,7 +29,7 @@ MEDIA = (
     ("{o}, {style}", "{o}", "{style}"),
 )
 # A word for a style that is nobody's name: {c} is a subject with its article, {o} the word.
-WORDED = tuple(Frame(f"{{c}}{form}", "{c}") for form in (" in {o} style", ", {o} style", " in the style of {o}")) + (
+WORDED = tuple(Frame(f"{{c}}{form}", "{c}") for form in (" in {o} style", ", {o} style")) + (
     Frame("a picture of {c} in {o} style", "a picture of {c}"),
     Frame("{o} style", ""),
     Frame("{o}", ""),
@@ -131,8 +131,8 @@ def _explicit_pairs(concept: Concept, instead: list[str] | None, rng: random.Ran
     shown = [*PRESETS.get(concept.name, ((concept.name, kind.anchor),)), *((s, kind.anchor) for s in concept.synonyms)]
     pairs = []
     for frame, (what, own) in itertools.product(kind.frames, shown):
-        anchor = own if instead is None else rng.choice(instead)
-        pairs.append(Pair(_said(frame, what, what, what), _said(frame, *_ways(anchor)) if anchor else frame.without))
+        anchor = (own,) * 3 if instead is None else _ways(rng.choice(instead))
+        pairs.append(Pair(_said(frame, what, what, what), _said(frame, *anchor) if anchor[0] else frame.without))
     return list(dict.fromkeys(pairs))
 
 
@@ -170,8 +170,8 @@ def frames_of(concept: Concept, vocabulary: Vocabulary) -> list[Frame]:
             for both, subject, alone in forms
             for style in (None, *vocabulary.styles)
         ]
-    if concept.kind != "style":
-        return list(KINDS[concept.kind].frames)
+    if concept.kind != "style":  # none that is about the concept anyway: "a person with a person"
+        return [f for f in KINDS[concept.kind].frames if not concept.named_in(f.text.replace("{", "").replace("}", ""))]
     if not vocabulary.common:
         return [
             Frame(phrase(subject, "{o}", k), phrase(subject, None, k))
@@ -181,7 +181,7 @@ def frames_of(concept: Concept, vocabulary: Vocabulary) -> list[Frame]:
     forms = KINDS["style"].frames if proper(concept.name) else WORDED
     fill = lambda text, subject: text.replace("{c}", with_article(subject))  # noqa: E731
     found = [Frame(fill(f.text, s), fill(f.without, s)) for f in forms for s in vocabulary.subjects]
-    return list(dict.fromkeys(found))
+    return [f for f in dict.fromkeys(found) if not concept.named_in(f.without)]
 
 
 # ------------------------------------------------------------------------------------------------- kept
