@@ -128,27 +128,37 @@ def told(plan: Plan) -> list[str]:
 
 
 def check_lengths(family: Family, plan: Plan) -> list[str]:
-    """What is to be said of prompts that are longer than the tokenizer takes.
+    """What is to be said of prompts that are longer than the tokenizer takes; own sentences that lose it are left out.
 
     Raises:
-        ValueError: a concept would be cut off, or a prompt and its anchor read alike because of the cut.
+        ValueError: a concept, or what tells a file's prompt from its anchor, would be cut off.
     """
-    texts = list(dict.fromkeys([p for pair in plan.pairs for p in (pair.prompt, pair.anchor)] + list(plan.keep)))
+    texts = list(dict.fromkeys([*(p for pair in plan.pairs for p in (pair.prompt, pair.anchor)), *plan.keep]))
     read = dict(zip(texts, family.read(texts), strict=True))
-    cut = [text for text in texts if read[text] is not None]
-    for pair in plan.pairs:
-        named = [c for c in plan.concepts if c.named_in(pair.prompt)]
-        left = read[pair.prompt]
-        if left is not None and (left == read[pair.anchor] or any(not within(c, left) for c in named)):
+    lost = [pair for pair in plan.pairs if read[pair.prompt] is not None and not heard(plan, pair, read)]
+    whole = [pair for pair in plan.pairs if pair not in lost]
+    for concept in plan.concepts:
+        own = [pair for pair in lost if concept.kind == "prompts" or concept.named_in(pair.prompt)]
+        if own and (concept.kind == "prompts" or not any(concept.named_in(pair.prompt) for pair in whole)):
+            shown = min((pair.prompt for pair in own), key=len)
             raise ValueError(
-                f"the model reads only {len(left.split())} words of the prompt {pair.prompt!r}, up to "
-                f"{' '.join(left.split()[-3:])!r}, and what is to be forgotten comes after; shorten it"
+                f"the prompt {shown!r} is longer than the model reads, which is up to {read[shown][-30:]!r}: what is "
+                f"to be forgotten ({concept.name!r}) would be cut off; shorten it"
             )
-    if not cut:
-        return []
-    return [
-        f"{len(cut)} prompts are longer than the model reads; the first: {cut[0]!r}, read up to {read[cut[0]][-20:]!r}"
-    ]
+    plan.pairs[:] = whole
+    said = [f"{len(lost)} sentences are left out, as the model does not read as far as their concept"] if lost else []
+    cut = [t for t in texts if read[t] is not None and t not in {pair.prompt for pair in lost}]
+    if cut:
+        said.append(
+            f"{len(cut)} prompts are longer than the model reads; the first, {cut[0]!r}, up to {read[cut[0]][-20:]!r}"
+        )
+    return said
+
+
+def heard(plan: Plan, pair: Pair, read: dict[str, str | None]) -> bool:
+    """Whether what is read of a pair's prompt still names its concepts and is not what is read of its anchor."""
+    left = read[pair.prompt]
+    return left != read[pair.anchor] and all(within(c, left) for c in plan.concepts if c.named_in(pair.prompt))
 
 
 def within(concept: Concept, text: str) -> bool:
