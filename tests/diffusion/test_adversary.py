@@ -11,7 +11,16 @@ from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.diffusion.adversary import RATE, SHIFTS, Adversary
 from semu_diffusion.diffusion.trainer import Trainer
 
-ROUND = {"target_modules": "all", "latents": 16, "batch_size": 8, "steps": 20, "stop_at": -9.0, "adversarial": 1}
+ROUND = {
+    "anchor": "",
+    "strength": 0.75,
+    "target_modules": "all",
+    "latents": 16,
+    "batch_size": 8,
+    "steps": 20,
+    "stop_at": -9.0,
+    "adversarial": 1,
+}
 
 
 def adversary(count=3, empty_row=0):
