@@ -56,6 +56,7 @@ class EraseConfig:
     # 'next' the class after it; by default the kind's own, or the nearest other thing, chosen by the model
     anchor: str | None = option(None, "What to draw instead; '' for nothing.")
     keep: list[str] = option(list, "A prompt to keep. Repeatable.")
+    near: float = option(0.5, "Share of the prompts to keep that are about the words nearest to the concept.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
     retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
     on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
@@ -114,6 +115,7 @@ class EraseConfig:
         checks = (
             (bool(self.concept) and all(c.strip() for c in self.concept), "concept must name what to forget"),
             (self.kind is None or self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}"),
+            (0 <= self.near <= 1, "near must be in [0, 1]"),
             (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
             (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
             (self.gamma_cross is None or 0 < self.gamma_cross <= 1, "gamma-cross must be in (0, 1]"),

@@ -74,7 +74,9 @@ def make_plan(
         add_concept(plan, family, concept, config, vocabulary, names)
         callback.advance()
     near = [w for own in (*plan.neighbours.values(), *plan.anchors.values()) for w in own if w]
-    plan.keep.extend(config.keep or keep_prompts(names, vocabulary, config.keep_latents, config.seed, near))
+    plan.keep.extend(
+        config.keep or keep_prompts(names, vocabulary, config.keep_latents, config.seed, near, config.near)
+    )
     for line in (*told(plan), *check_lengths(family, plan)):
         callback.note(line)
     return plan, with_strength(config, plan.concrete)

@@ -34,7 +34,6 @@ WORDED = tuple(Frame(f"{{c}}{form}", "{c}") for form in (" in {o} style", ", {o}
     Frame("{o} style", ""),
     Frame("{o}", ""),
 )
-NEAR = 0.5  # share of the keep prompts that are about the nearest words
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def keep_prompts(
     count: int,
     seed: int = 0,
     near: Iterable[str] = (),
-    share: float = NEAR,
+    share: float = 0.5,
 ) -> list[str]:
     """Prompts of what must stay: subjects x styles without the concepts, every word about equally often.
 
