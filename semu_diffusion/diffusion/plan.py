@@ -17,6 +17,7 @@ from .concepts import (
     forms,
     keep_prompts,
     strangers,
+    suite_of,
 )
 from .config import EraseConfig
 from .families import Family
@@ -41,6 +42,11 @@ class Plan:
         """What results.json and the adapter's config say of it."""
         kinds = {c.given: c.kind for c in self.concepts}
         return {"kinds": kinds, "anchors": self.anchors, "neighbours": self.neighbours, "alike": self.alike}
+
+    @property
+    def instead(self) -> str:
+        """What is drawn in place of the concepts, in words."""
+        return ", ".join(dict.fromkeys(a for own in self.anchors.values() for a in own))
 
     @property
     def concrete(self) -> bool:
@@ -77,7 +83,11 @@ def make_plan(
     plan.keep.extend(
         config.keep or keep_prompts(names, vocabulary, config.keep_latents, config.seed, near, config.near)
     )
-    for line in (*told(plan), *check_lengths(family, plan)):
+    lines = told(plan)
+    if vocabulary.common:
+        suites = dict.fromkeys(f"semu eval --suite {suite_of(c.kind)}" for c in concepts)
+        lines.append(f"judged by: {', '.join(suites)}")
+    for line in (*lines, *check_lengths(family, plan)):
         callback.note(line)
     return plan, with_strength(config, plan.concrete)
 

@@ -47,7 +47,6 @@ KINDS = {
             Frame("two {s} in a garden", "a garden"), Frame("a cartoon of {a}", "a cartoon"),
             Frame("a photo of {s} at night", "a photo at night"), Frame("a child looking at {a}", "a child"),
         ),
-        suite="imagenette",
     ),
     "style": Kind(
         (
