@@ -230,8 +230,7 @@ def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str,
     """Injects the adapter at R = 0; only R is trainable."""
     semu = adapter_config(config)
     semu.ranks = {name: basis.rank for name, basis in bases.items()}
-    anchor = config.anchor if config.anchor is not None else planned.instead
-    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": anchor, **planned.facts()}
+    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor, **planned.about()}
     inject(family.model, semu)
     install_bases(family.model, bases)
 

@@ -43,10 +43,10 @@ class Plan:
         kinds = {c.given: c.kind for c in self.concepts}
         return {"kinds": kinds, "anchors": self.anchors, "neighbours": self.neighbours, "alike": self.alike}
 
-    @property
-    def instead(self) -> str:
-        """What is drawn in place of the concepts, in words."""
-        return ", ".join(dict.fromkeys(a for own in self.anchors.values() for a in own))
+    def about(self) -> dict:
+        """What the adapter's config says of it: `facts`, and the anchors in words where the model or the kind chose."""
+        instead = dict.fromkeys(a for own in self.anchors.values() for a in own)
+        return {**self.facts(), **({"anchor": ", ".join(instead)} if self.anchors else {})}
 
     @property
     def concrete(self) -> bool:
