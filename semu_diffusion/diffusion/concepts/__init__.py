@@ -1,8 +1,9 @@
 """What people erase: kinds of concepts, and from a word to the prompts that forget it, replace it and keep the rest."""
 
 from .files import is_file, read_rows
-from .kinds import KINDS, PRESETS, Concept, Kind, concept_of, concepts_of, kind_of, name_of, strangers, suite_of
+from .kinds import KINDS, PRESETS, Concept, Kind, concept_of, concepts_of, kind_of, strangers, suite_of
 from .language import forms, names, plural, singular, with_article
+from .naming import name_of
 from .prompts import TEMPLATES, Pair, check_words, forget_pairs, frames_of, keep_prompts, others_of, phrase
 from .vocabulary import COMMON, Vocabulary, vocabulary_of
 

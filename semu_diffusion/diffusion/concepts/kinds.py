@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from . import known
 from .files import is_file
-from .language import bare, is_noun, names, singular
+from .language import is_noun, names
+from .naming import name_of, strip_style
 from .vocabulary import Vocabulary
 
 
@@ -129,18 +130,6 @@ def preset(name: str) -> str | None:
     return name if name in PRESETS else ALIASES.get(name)
 
 
-def strip_style(concept: str) -> tuple[str, bool]:
-    """The concept without what says that it is a style ("sepia style", "the style of Monet"), and whether it did."""
-    words = " ".join(concept.split())
-    low = words.lower()
-    for lead in ("in the style of ", "the style of ", "style of ", "art by ", "paintings by ", "a painting by "):
-        if low.startswith(lead):
-            return words[len(lead) :], True
-    if low.endswith((" art style", " style")) or low == "style":
-        return words[: low.rindex(" art style" if low.endswith(" art style") else "style")].strip(), True
-    return words, False
-
-
 def kind_of(concept: str, vocabulary: Vocabulary, kind: str | None = None) -> str:
     """The kind of a concept, guessed where it is not said: a file's is "prompts", what nothing speaks for, "object".
 
@@ -167,15 +156,6 @@ def kind_of(concept: str, vocabulary: Vocabulary, kind: str | None = None) -> st
     first, *rest = name.split() or [""]
     named = first.lower() in known.GIVEN and bool(rest) and all(w[:1].isupper() for w in name.split())
     return "person" if listed(known.PERSONS) or named else "object"
-
-
-def name_of(concept: str) -> str:
-    """The bare name: "sepia" for "sepia style", "dog" for "a dog" and "dogs", "Van Gogh" as it is."""
-    name, styled = strip_style(concept)
-    name = bare(name)
-    if styled or not name or is_file(concept):
-        return name
-    return singular(name)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .files import read_rows
-from .kinds import KINDS, PRESETS, Concept, Frame, concept_of, name_of
+from .kinds import KINDS, PRESETS, Concept, Frame, concept_of
 from .language import STOP_WORDS, bare, names, plural, proper, with_article
+from .naming import name_of
 from .vocabulary import Vocabulary
 
 # For models that bring their words, as captions put them. (subject and style, subject alone, style alone): {a} is the
@@ -115,6 +116,8 @@ def _file_pairs(concept: Concept, instead: list[str] | None, rng: random.Random)
     """The prompts of a file with its own anchors; without, those asked for, the kind's, or ""."""
     pairs = []
     for row in read_rows(concept.given):
+        if row.kind not in (None, *KINDS):
+            raise ValueError(f"{concept.given}: unknown kind {row.kind!r}; known: {', '.join(KINDS)}")
         kind = KINDS[row.kind].anchor if row.kind else None
         anchor = row.anchor if row.anchor is not None else rng.choice(instead) if instead else kind or ""
         pairs.append(Pair(row.prompt, anchor, row.seed))

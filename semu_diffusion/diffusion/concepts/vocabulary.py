@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .language import names
+from .naming import name_of
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,6 @@ class Vocabulary:
 
     def without(self, concepts: list[str] | tuple[str, ...]) -> Vocabulary:
         """The words that name none of the concepts, alone or among others ("cup of coffee" names "coffee")."""
-        from .kinds import name_of
-
         gone = [name for c in concepts if (name := name_of(c))]
         left = lambda words: tuple(w for w in words if not names(w, gone))  # noqa: E731
         return Vocabulary(left(self.subjects), left(self.styles), self.common)
