@@ -50,7 +50,7 @@ class EraseConfig:
 
     # what
     concept: list[str] = option(list, "What to forget: a word or a prompt file.")
-    kind: str | None = option(None, f"What it is: {', '.join(KINDS)}; default: guessed.")
+    kind: str | None = option(None, f"{', '.join(KINDS)}.")
     synonym: list[str] = option(list, "Another name of it, forgotten too. Repeatable.")
     # '' is the same without the concept, 'random' others of its kind, 'nearest' the word nearest in the text space,
     # 'next' the class after it; by default the kind's own, or the nearest other thing, chosen by the model
