@@ -22,9 +22,9 @@ from .objectives import OBJECTIVES, remaining_share, squared_error
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
 
 CHECK_EVERY = 10  # steps between measurements of what is left
-COOLDOWN = (
-    30  # steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points
-)
+# Steps in which the learning rate falls to 0 once the concept is gone: the last ones of a constant rate still swing by
+# several points, and what is kept takes longer to settle than the concept to go.
+COOLDOWN = 100
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
 
