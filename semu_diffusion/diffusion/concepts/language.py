@@ -19,7 +19,7 @@ STOP_WORDS = frozenset({
 MASS = frozenset({
     "art", "blood", "gore", "smoke", "water", "fire", "grass", "rain", "snow", "hair", "skin", "sand",
 })  # fmt: skip
-TAIL = r"(?: (?:of|in|with|on|at|for|from|to|by|and|without)\b.*)?"
+TAIL = r"(?: (?:of|in|with|on|at|for|from|to|by|and|without|\w{3,}ing)\b .+)?"
 
 
 @cache
