@@ -93,6 +93,9 @@ class EraseConfig:
     )
     accumulate: int = option(1, "Gradient accumulation steps.")
     stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
+    settle: int | None = option(
+        None, "Steps after that, in which what is kept settles; default: 50, and 130 for a style."
+    )
     adversarial: int = option(
         0, "Rounds of 80 more steps, in which text states that still draw the concept are sought and forgotten too."
     )
@@ -129,6 +132,7 @@ class EraseConfig:
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
+            (self.settle is None or self.settle >= 0, "settle must not be negative"),
             (self.adversarial >= 0, "adversarial must not be negative"),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),

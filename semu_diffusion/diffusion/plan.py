@@ -24,6 +24,7 @@ from .families import Family
 from .nearest import Nearest, nearest
 
 SHOWN = 3  # first prompts that are printed
+SETTLE = {"style": 130, "other": 50}  # steps
 STRENGTH = {True: 0.25, False: 0.75}  # by whether the anchor is a thing that can be drawn
 
 
@@ -89,7 +90,7 @@ def make_plan(
         lines.append(f"judged by: {', '.join(suites)}")
     for line in (*lines, *check_lengths(family, plan)):
         callback.note(line)
-    return plan, with_strength(config, plan.concrete)
+    return plan, with_strength(with_settling(config, plan.concepts), plan.concrete)
 
 
 def add_concept(
@@ -114,6 +115,16 @@ def add_concept(
         anchor = KINDS[concept.kind].anchor if concept.kind in KINDS else None
     own = [anchor] if anchor is not None else sorted({p.anchor for p in pairs})
     plan.anchors[concept.given] = own
+
+
+def with_settling(config: EraseConfig, concepts: tuple[Concept, ...]) -> EraseConfig:
+    """The config with the steps in which what is kept settles, where it names none.
+
+    A style is gone in no time and takes the nearest others along, which need longer to come back: on the embedded model
+    blueprint leaves neon at 67 % after 50 steps and at 96 % after 150.
+    """
+    longest = max(SETTLE["style" if c.kind == "style" else "other"] for c in concepts)
+    return config if config.settle is not None else replace(config, settle=longest)
 
 
 def with_strength(config: EraseConfig, concrete: bool) -> EraseConfig:

@@ -204,7 +204,7 @@ def test_the_run_stops_once_the_concept_is_gone(tiny_model, monkeypatch):
     shares = iter([0.9, 0.1, 0.6, 0.2, 0.15, 0.1])
     monkeypatch.setattr(Trainer, "share_left", lambda self, model: next(shares))
     monkeypatch.setattr("semu_diffusion.diffusion.trainer.COOLDOWN", 7)
-    result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1)
+    result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1, settle=7)
     assert result.progress.reached == 50 and result.progress.step == 57
 
 
