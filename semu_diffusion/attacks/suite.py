@@ -77,7 +77,7 @@ class Attacker:
 
     def __post_init__(self):
         config, rng = self.config, random.Random(self.config.seed)
-        self.is_object = kind_of(self.concept, self.vocabulary) == "object"
+        self.is_object = kind_of(self.concept, self.vocabulary) != "style"
         words = self.vocabulary.without([self.concept])
         others = list(words.styles if self.is_object else words.subjects) or [None]
         self.contexts = rng.sample(others, min(config.contexts, len(others)))

@@ -23,6 +23,7 @@ from .generate import generate
 from .inspect import show
 from .merge import merge
 from .models import models
+from .prompts import prompts
 from .pull import pull
 from .push import push
 from .recipes import recipes
@@ -30,7 +31,7 @@ from .report import report
 
 ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
 COMMANDS = {
-    "Erase": {"erase": erase, "classify": classify},
+    "Erase": {"erase": erase, "prompts": prompts, "classify": classify},
     "Look and measure": {"generate": generate, "eval": evaluate, "report": report, "attack": attack},
     "Ship": {"inspect": show, "export": export, "merge": merge, "push": push, "pull": pull},
     "About": {"models": models, "recipes": recipes, "doctor": doctor},

@@ -72,6 +72,9 @@ class Display(Callback):
     def advance(self, count: int = 1) -> None:
         self.progress.advance(self.task, count)
 
+    def note(self, text: str) -> None:
+        self.progress.console.print(printable(text, 1000), markup=False, highlight=False, soft_wrap=True)
+
     def warn(self, text: str) -> None:
         self.console.print(f"semu: {printable(text, LONG)}", markup=False, highlight=False, soft_wrap=True)
 

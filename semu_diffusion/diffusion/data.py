@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from ..adapter.claims import check_space
 from ..callbacks import Callback
-from .concepts import Pair, Vocabulary
+from .concepts import Pair
 from .config import EraseConfig
 from .families import Family
 from .given import given_pictures
@@ -24,13 +24,12 @@ def make_states(
     family: Family,
     config: EraseConfig,
     pairs: list[Pair],
-    vocabulary: Vocabulary,
+    keep: list[str],
     work: Path | None,
     accelerator: Accelerator,
     callback: Callback,
 ) -> States:
     """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
-    keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
     forget = spread(pairs, config.latents, config.seed)
     kept = [keep[k % len(keep)] for k in range(config.keep_latents)]
     kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]

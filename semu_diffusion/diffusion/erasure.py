@@ -24,7 +24,7 @@ from ..adapter.config import erased_concepts
 from ..adapter.subspace import Basis, find_bases, install_bases
 from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
-from .concepts import strangers, vocabulary_of
+from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
@@ -32,6 +32,7 @@ from .memory import module_bytes, plan
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
 from .plain import plain
+from .plan import Plan, make_plan
 from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -48,6 +49,7 @@ class Erasure:
     progress: Progress
     facts: dict = field(default_factory=dict)
     folder: Path | None = None
+    plan: Plan | None = None
 
 
 def erase(pipe, concept: str | list[str], output: str | Path | None = None, **options) -> Erasure:
@@ -110,9 +112,6 @@ def erase_plain(
         raise ValueError(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
         )
-    for word in strangers(config.concept, vocabulary):
-        callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
-    pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
     AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=config.tracker,
@@ -126,7 +125,7 @@ def erase_plain(
         accelerator.wait_for_everyone()
         set_seed(config.seed)
         erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
-        erase_with(erasure, name, family, pairs, vocabulary, accelerator, resume, callback)
+        erase_with(erasure, name, family, vocabulary, accelerator, resume, callback)
         erasure.facts["seconds"] = round(time.time() - started, 1)
         if folder and accelerator.is_main_process:
             write_outputs(erasure, name, callback.warn, keep_work)
@@ -134,9 +133,9 @@ def erase_plain(
 
 
 def erase_with(
-    erasure: Erasure, name: str, family, pairs, vocabulary, accelerator: Accelerator, resume: bool, callback: Callback
+    erasure: Erasure, name: str, family, vocabulary, accelerator: Accelerator, resume: bool, callback: Callback
 ) -> None:
-    """From the pairs of prompts to the trained adapter on the pipeline; fills in the erasure's progress and facts."""
+    """From the plan of prompts to the trained adapter on the pipeline; fills in the erasure's plan, progress, facts."""
     pipe, config, folder = erasure.pipe, erasure.config, erasure.folder
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
@@ -145,8 +144,9 @@ def erase_with(
     try:
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
-        config, fits = fitted(family, config, pairs[0].prompt, callback)
-        states = make_states(family, config, pairs, vocabulary, work, accelerator, callback)
+        planned, config = broadcast_object_list([*make_plan(family, config, vocabulary, before, callback)])
+        config, fits = fitted(family, config, planned.pairs[0].prompt, callback)
+        states = make_states(family, config, planned.pairs, planned.keep, work, accelerator, callback)
         with idle_parts_parked(pipe, family):
             bases = make_bases(family, config, states, accelerator, callback)
         if folder:
@@ -156,14 +156,15 @@ def erase_with(
             shutil.rmtree(work, ignore_errors=True)
         leave_before(pipe)
         raise
-    adapt(family, config, bases, name)
+    adapt(family, config, bases, name, planned)
     if config.on_top_of:
         train_beside(family.model)
     with idle_parts_parked(pipe, family):
         progress = train(family, config, states, accelerator, work, callback)
     freeze(family)
-    erasure.config, erasure.progress = config, progress
+    erasure.config, erasure.progress, erasure.plan = config, progress, planned
     erasure.facts |= {"seconds": 0.0, **measure(family, bases, progress), **fits, "before": before}
+    erasure.facts |= planned.facts()
     if config.on_top_of:
         join_before(pipe)
         freeze(family)
@@ -265,11 +266,11 @@ def make_bases(
     return bases
 
 
-def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str) -> None:
+def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str, planned: Plan) -> None:
     """Injects the adapter at R = 0; only R is trainable."""
     semu = adapter_config(config)
     semu.ranks = {name: basis.rank for name, basis in bases.items()}
-    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor}
+    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor, **planned.about()}
     inject(family.model, semu)
     install_bases(family.model, bases)
 

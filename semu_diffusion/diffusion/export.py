@@ -11,6 +11,7 @@ from ..adapter.merging import compress_adapter, updates_of
 from ..adapter.switch import fold
 from ..adapter.weights import semu_layers
 from .concepts import name_of, phrase
+from .concepts.files import SUFFIXES
 from .folders import save_folder
 from .generate import draw
 from .headers import facts_of, kohya_header
@@ -35,7 +36,7 @@ def compress_parts(pipe, energy: float, adapter_name: str = "default") -> tuple[
 def compress_measured(pipe, energy: float, adapter_name: str = "default", pictures: int = 4) -> str:
     """`compress_parts`, and in words what it changes: ranks, bytes of the native file, and pictures of the concept."""
     about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
-    words = [name_of(c) for c in about.get("concept") or [] if not c.endswith(".txt")] or [""]
+    words = [name_of(c) for c in about.get("concept") or [] if not c.lower().endswith(SUFFIXES)] or [""]
     prompts = [phrase(words[k % len(words)] or None, None, k) for k in range(pictures)]
     drawn, sizes = [draw(pipe, prompts, range(pictures), steps=10)], [adapter_bytes(pipe, adapter_name)]
     before, after = compress_parts(pipe, energy, adapter_name)

@@ -57,7 +57,7 @@ def remove_reports(folder: Path) -> None:
 def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_work: bool = False) -> None:
     """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last, or stay."""
     remove_reports(erasure.folder)
-    folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
+    folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict(), **erasure.plan.about()}
     save_adapters(erasure.pipe, folder, about)
     save_loras(erasure.pipe, folder, warn)
     machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(erasure.pipe.device)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -102,6 +102,7 @@ def trajectory(
     steps: int,
     guidance: float,
     generator: torch.Generator,
+    seeds: Sequence[int | None] = (),
 ) -> list[dict[str, torch.Tensor]]:
     """Draws one latent per prompt with the guided sampler and records each of its states with three predictions.
 
@@ -110,13 +111,18 @@ def trajectory(
             gone, the prompt leads through the anchor's states, so forgetting has to hold there too.
         steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
+        seeds: Of each latent's first noise, as the pipeline would draw it; None and none given: of the generator.
     """
     device, dtype = family.model.device, family.model.dtype
     rows, other = contexts[prompts], contexts[anchors]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
     follow = torch.tensor(steer, device=device)[:, None, None, None]
-    x = torch.randn(len(rows), *family.latent_shape, generator=generator).to(device, dtype)
+    x = torch.randn(len(rows), *family.latent_shape, generator=generator)
+    for k, seed in enumerate(seeds):
+        if seed is not None:
+            x[k] = torch.randn(family.latent_shape, generator=torch.Generator().manual_seed(seed))
+    x = x.to(device, dtype)
     shift = torch.rand(len(rows), generator=generator)
     times = [family.times((k + shift) / steps).to(device) for k in reversed(range(steps))]
     records = []
@@ -195,7 +201,8 @@ def draw_records(
     for start in range(0, len(pairs), batch_size):
         part, generator = pairs[start : start + batch_size], torch.Generator().manual_seed(seed + start)
         records += trajectory(family, contexts, [p.prompt for p in part], [p.anchor for p in part],
-                              steer[start : start + batch_size], steps, guidance, generator)  # fmt: skip
+                              steer[start : start + batch_size], steps, guidance, generator,
+                              [p.seed for p in part])  # fmt: skip
         progress(len(part))
     return records
 

@@ -24,9 +24,8 @@ from .pipeline import base_name
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
 CHECK_EVERY = 10  # steps between measurements of what is left
-COOLDOWN = (
-    30  # steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points
-)
+# Steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points.
+COOLDOWN = 30
 PLANNED = ("sketch", "gradient_checkpointing", "accumulate", "geometry")  # --max-memory may choose these by machine
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
@@ -154,12 +153,13 @@ class Trainer:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
     def end(self, progress: Progress) -> int:
-        """The last step: `COOLDOWN` steps after the stop rule was met, or the end of the last round."""
+        """The last step: `settle` steps after the stop rule was met, or the end of the last round."""
         last, attacks = self.config.steps, progress.attacks
         if self.config.adversarial:
             begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
             return begun + STEPS * (self.config.adversarial - over)
-        return min(progress.reached + COOLDOWN, last) if progress.reached else last
+        settle = COOLDOWN if self.config.settle is None else self.config.settle
+        return min(progress.reached + settle, last) if progress.reached else last
 
     def rate(self, progress: Progress) -> float:
         """Ten steps of warm-up, then constant; falls linearly over the last `COOLDOWN` steps."""

@@ -10,10 +10,8 @@ from ..adapter.claims import WORK
 from ..adapter.config import erased_concepts
 from ..adapter.weights import write_atomic
 from ..callbacks import Callback
-from ..diffusion.concepts import vocabulary_of
-from ..diffusion.families import family_of
 from ..diffusion.generate import draw
-from ..diffusion.pipeline import model_path, switched_off
+from ..diffusion.pipeline import switched_off
 from ..diffusion.plain import plain
 from ..hub.card import write_card
 from .charts import before_after, loss_chart
@@ -44,10 +42,8 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
         write_report(folder, report, pictures, gone)
     else:
-        family, words = family_of(erasure.pipe), vocabulary_of(model_path(base_model))
-        prompts = [p.prompt for p in family.pairs(config.concept, config.anchor, words, config.seed)]
-        keep = config.keep or family.keep(config.concept, words, 4, 0)
-        plain_pictures(erasure.pipe, list(dict.fromkeys(prompts)), keep, folder, config.seed)
+        prompts = list(dict.fromkeys(p.prompt for p in erasure.plan.pairs))
+        plain_pictures(erasure.pipe, prompts, erasure.plan.keep, folder, config.seed)
     results = json.loads((folder / "results.json").read_text())
     results["evaluation"] = report
     write_atomic(folder / "results.json", json.dumps(results, indent=1))

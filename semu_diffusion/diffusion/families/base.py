@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 
@@ -41,6 +42,7 @@ class Family(ABC):
     title = ""
     empty: str | None = ""  # the prompt that stands for none; None where the model knows none
     guided = True  # classifier-free guidance: trajectories need the empty prompt's prediction at each step
+    reads_text = True  # False where prompts are names of classes
     at_once = 64  # prompts that are encoded together
     prediction_type: str
 
@@ -80,6 +82,28 @@ class Family(ABC):
         """
         parts = [prompts[k : k + self.at_once] for k in range(0, len(prompts), self.at_once)]
         return join([self.encode_part(part, guidance) for part in parts])
+
+    @torch.no_grad()
+    def text_states(self, prompts: list[str]) -> torch.Tensor:
+        """The text encoder's states (N, tokens, width) of N prompts."""
+        return self.encode(prompts)["text"]
+
+    def read(self, prompts: list[str]) -> list[str | None]:
+        """What is read of those prompts that are longer than the model takes; None for all others."""
+        named = [getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        reach = {id(t): self.reach(t) for t in named if t is not None}
+        tokenizer = max((t for t in named if t is not None), key=lambda t: reach[id(t)])
+        length, found = reach[id(tokenizer)], []
+        for prompt in prompts:
+            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+            found.append(tokenizer.decode(ids[: length - 1], skip_special_tokens=True) if len(ids) > length else None)
+        return found
+
+    def reach(self, tokenizer) -> int:
+        """How many tokens of a prompt are read, the special ones among them."""
+        most = inspect.signature(self.pipe.encode_prompt).parameters.get("max_sequence_length")
+        clip = "CLIP" in type(tokenizer).__name__
+        return tokenizer.model_max_length if clip or most is None else min(tokenizer.model_max_length, most.default)
 
     @abstractmethod
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
