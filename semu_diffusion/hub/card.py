@@ -48,8 +48,8 @@ pipe.load_lora_weights("{here}", weight_name="{lora}")
 ```
 """
 
-SEVERAL = """With other LoRAs: diffusers switches one off as it loads the next, so name each, and then all that shall be on.
-(`load_adapter` above leaves the others on.)
+SEVERAL = """With other LoRAs: diffusers switches one off as it loads the next, so name each, then all that shall be on
+(`load_adapter` above leaves the others on).
 
 ```python
 pipe.load_lora_weights("{here}", weight_name="{lora}", adapter_name="eraser")
