@@ -49,6 +49,16 @@ pipe.load_lora_weights("{here}", weight_name="{lora}")
 ```
 """
 
+SEVERAL = """With other LoRAs: diffusers switches one off as it loads the next, so name each, then all that shall be on
+(`load_adapter` above leaves the others on).
+
+```python
+pipe.load_lora_weights("{here}", weight_name="{lora}", adapter_name="eraser")
+pipe.load_lora_weights("someone/style", adapter_name="style")
+pipe.set_adapters(["eraser", "style"], [1.0, 0.8])
+```
+"""
+
 PEFT = """PEFT, on the bare {part}:
 
 ```python
@@ -166,6 +176,7 @@ def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
     blocks = [NATIVE.format(base=name, here=HERE)]
     if (folder / LORA).is_file():
         blocks.append(DIFFUSERS.format(**plain, here=HERE, lora=LORA))
+        blocks.append(SEVERAL.format(here=HERE, lora=LORA))
     if (folder / WEIGHTS).is_file():
         of_unet = any(name.startswith(("down_blocks.", "up_blocks.", "mid_block.")) for name in config.ranks)
         part = "unet" if of_unet else "transformer"

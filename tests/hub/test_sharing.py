@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tiny import QUICK
 
-from semu_diffusion import erase, load_adapter, load_adapters, load_pipeline, set_weights
+from semu_diffusion import draw, erase, load_adapter, load_adapters, load_pipeline, set_weights
 from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.adapter.weights import WEIGHTS, inject, semu_layers
 from semu_diffusion.diffusion.blocks import block_of, by_depth, depth_bars
@@ -301,6 +301,30 @@ def test_the_card(tiny_model, tmp_path):
     import hashlib
 
     assert hashlib.sha256((tmp_path / WEIGHTS).read_bytes()).hexdigest() in text
+
+
+def test_the_card_shows_how_to_have_several(tiny_model, tmp_path):
+    """Its lines, run: an eraser beside a style, where diffusers alone would leave only the one loaded last."""
+    pipe = load_pipeline(str(tiny_model), "cpu")
+    for seed, name in enumerate(("eraser", "style")):
+        other = load_pipeline(str(tiny_model), "cpu")
+        put_on(other.unet, seed)
+        export(other, tmp_path / name, "diffusers")
+    text = card_of(other, tmp_path / "card", "someone/model")
+    lines = [line for line in text.splitlines() if 'adapter_name="' in line or "set_adapters" in line]
+    for hub, here in (("path/to/this/folder", "eraser"), ("someone/style", "style")):
+        lines = [line.replace(hub, str(tmp_path / here)) for line in lines]
+    run = lambda code: exec(code, {"pipe": pipe})  # noqa: E731
+    run(lines[0])
+    alone = draw(pipe, ["a cat"], [0], steps=2)
+    run(lines[1])
+    last = draw(pipe, ["a cat"], [0], steps=2)
+    run(lines[2])
+    assert pipe.get_active_adapters() == ["eraser", "style"]
+    both = draw(pipe, ["a cat"], [0], steps=2)
+    assert not torch.equal(both, alone) and not torch.equal(both, last)
+    pipe.set_adapters(["style"])
+    assert torch.equal(draw(pipe, ["a cat"], [0], steps=2), last)  # what loading alone had left on
 
 
 def test_the_card_of_a_model_that_is_not_on_the_hub(tiny_model, tmp_path):

@@ -147,6 +147,61 @@ def test_a_saved_classifier_keeps_its_names(tmp_path):
     assert other.classes == list(COLOURS) and (other.train.y == 2 - before).all()
 
 
+def build_vit(folder, order, data):
+    """A tiny ViT of transformers, whose head is solved so that it names every picture, by `id2label` in this order."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**small, image_size=8, patch_size=4, id2label=dict(enumerate(order)))
+    model = ViTForImageClassification(config).eval()
+    x, y = data.train[torch.arange(len(data.train))]
+    with torch.no_grad():
+        seen = model.vit(x).last_hidden_state[:, 0]
+        one_hot = torch.nn.functional.one_hot(torch.tensor([order.index(COLOURS[k]) for k in y]), 3).float()
+        solved = torch.linalg.lstsq(
+            torch.cat([seen, torch.ones(len(y), 1)], 1).double(), 10 * one_hot.double()
+        ).solution
+        model.classifier.weight.copy_(solved[:-1].T)
+        model.classifier.bias.copy_(solved[-1])
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("order", [("red", "green", "blue"), ("blue", "red", "green"), ("Green", "BLUE", "red")])
+def test_a_vit_that_is_right_by_its_own_names_is_reported_so(tmp_path, semu, order):
+    values = [k % 3 for k in range(60)]
+    source = store(tmp_path / "set", values, COLOURS)
+    model = build_vit(tmp_path / "vit", [name.lower() for name in order], load_data(source))
+    config = json.loads((tmp_path / "vit" / "config.json").read_text())
+    config["id2label"] = {str(k): name for k, name in enumerate(order)}
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config))
+    status, out, err = semu("classify", "--model", model, "--data", source, "--output", tmp_path / "out",
+                            "--train-epochs", 0, "--epochs", 1, "--forget-class", "green", "--json",
+                            "--quiet")  # fmt: skip
+    assert status == 0, err
+    original = json.loads(out)["table"]["original"]
+    assert original["RA"] == original["TA"] == 100.0 and original["UA"] == 0.0
+    assert json.loads((tmp_path / "out" / "split.json").read_text())["classes"] == [
+        [o.lower() for o in order].index("green")
+    ]
+
+
+def test_a_judge_reads_id2label(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    from semu_diffusion.evaluation.judges import check_names, image_classifier
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ViTConfig(**small, image_size=8, patch_size=4, id2label={2: "cat", 0: "dog, hound", 1: "tree"})
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    namer = image_classifier(str(tmp_path))
+    assert namer.labels == ["dog, hound", "tree", "cat"]
+    check_names(namer, ["Hound", "tree"])
+    with pytest.raises(ValueError, match="knows no LABEL_0"):
+        check_names(namer, ["LABEL_0"])
+
+
 @pytest.mark.parametrize("values", [[0, 1, 2, -1] * 8, ["red", "green", "blue", ""] * 8], ids=["-1", "empty"])
 def test_classify_says_so_in_one_line(tmp_path, semu, values):
     source = store(tmp_path / "set", values)
