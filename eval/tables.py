@@ -37,7 +37,8 @@ def made_with(found: dict) -> str:
 def not_defaults(found: dict) -> str:
     """A sentence on the options that are not today's defaults of `semu erase`; "" where all are."""
     today = resolved({})
-    off = [f"`--{k.replace('_', '-')} {v}` ({today[k]})" for k, v in found["options"].items() if v != today.get(k, v)]
+    usual = {k: "by the concept" if v is None else v for k, v in today.items()}
+    off = [f"`--{k.replace('_', '-')} {v}` ({usual[k]})" for k, v in found["options"].items() if v != today.get(k, v)]
     return f"Measured with {', '.join(off)}; in brackets the default.\n\n" if off else ""
 
 
