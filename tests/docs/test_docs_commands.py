@@ -1,0 +1,124 @@
+"""Every command and every Python block of the README and of docs/, run with as little work as they allow.
+
+One erasure of the embedded model is shared by all; what names another model gets a tiny one in its place.
+"""
+
+import functools
+import re
+import shlex
+import shutil
+
+import pytest
+from pages import PAGES, ROOT, blocks, commands, files
+
+from semu_diffusion.cli.app import COMMANDS
+from semu_diffusion.diffusion import EraseConfig
+
+LITTLE = {"steps": 2, "latents": 4, "keep_latents": 4, "sampler_steps": 2, "gradient_records": 4, "moment_records": 4,
+          "batch_size": 2}  # fmt: skip
+SPARE = {
+    "erase": ["--no-evaluate", *(w for k, v in LITTLE.items() for w in (f"--{k.replace('_', '-')}", str(v)))],
+    "generate": ["--steps", "1"],
+    "attack": ["--seeds", "1", "--pictures", "2", "--steps", "1", "--iterations", "1"],
+    "classify": ["--train-epochs", "1", "--epochs", "1", "--width", "4", "--shadow-pairs", "0"],
+}
+FAMILY = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "sd1", "stabilityai/stable-diffusion-xl-base-1.0": "sdxl"}
+SHELL = ("make", "pip", "git", "python")  # checked by their own tests, or by whoever follows CONTRIBUTING
+WITH_COMMANDS = [name for name, text in PAGES.items() if any(c.startswith("semu ") for c in commands(text))]
+WITH_PYTHON = [name for name, text in PAGES.items() if blocks(text, "python")]
+
+
+@pytest.fixture(scope="module")
+def home(assets, tmp_path_factory):
+    """A folder with the adapters no-cigarette (measured) and no-knife, and the files that pages show."""
+    from shell import call_semu
+
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("semu_diffusion.evaluation.suites.pictograms.SAMPLER_STEPS", 1)
+        patch.setattr("semu_diffusion.evaluation.finish.finish.__defaults__", (None, 1))
+        measured = [word for word in SPARE["erase"] if word != "--no-evaluate"]
+        assert not call_semu("erase", "--concept", "cigarette", "--output", "no-cigarette", *measured)
+    shutil.copytree(folder / "no-cigarette", folder / "no-knife")
+    for text in PAGES.values():
+        for name, contents in files(text).items():
+            (folder / name).write_text(contents)
+    shutil.copytree(ROOT / "pipelines", folder / "pipelines")
+    return folder
+
+
+@pytest.fixture
+def here(home, monkeypatch):
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("semu_diffusion.evaluation.suites.pictograms.SAMPLER_STEPS", 1)
+    return home
+
+
+def spared(command: str, model_of) -> list[str]:
+    """The words after `semu`, with less work and with models that are there."""
+    words = [model_of(word) for word in shlex.split(command, comments=True)[1:]]
+    if "--help" in words:
+        return words
+    words += SPARE.get(words[0], [])
+    if words[0] == "eval" and "--verify" not in words and "--images" not in words:
+        words += ["--seeds", "1"] if "--suite" not in words else ["--steps", "1"]
+    if words[0] == "erase" and not {"--model", "--on-top-of"} & set(words):
+        words += ["--model", model_of("")]
+    return words
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_commands_in_order(page, here, semu, hub, family_folder):
+    model_of = lambda word: str(family_folder(FAMILY.get(word, "sd1"))) if word in (*FAMILY, "") else word  # noqa: E731
+    for command in (c for c in commands(PAGES[page]) if c.startswith("semu ")):
+        words = spared(command, model_of)
+        output = words[words.index("--output") + 1] if "--output" in words else ""
+        if (here / output).exists() and output == "no-cigarette":  # erased once, for all pages
+            continue
+        if output and (here / output).is_dir():
+            shutil.rmtree(here / output)  # another page wrote it
+        status, out, err = semu(*words)
+        assert status == 0, (command, err)
+        assert (here / output).exists(), command
+        assert out.strip(), f"nothing on stdout: {command}"
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_in_order(page, here, assets, monkeypatch):
+    little = functools.partial(EraseConfig, **LITTLE)
+    monkeypatch.setattr("semu_diffusion.diffusion.erasure.EraseConfig", little)
+    names: dict = {}
+    for block in blocks(PAGES[page], "python"):
+        block = block.replace("path/to/the/base/model", str(assets))
+        if 'output="no-cigarette"' in block:
+            shutil.rmtree(here / "again", ignore_errors=True)
+            block = block.replace('output="no-cigarette"', 'output="again"')
+        exec(compile(block, page, "exec"), names)
+        names["__name__"] = "docs"
+
+
+def test_no_other_command_hides_in_a_bash_block():
+    for page, text in PAGES.items():
+        for command in commands(text):
+            assert shlex.split(command, comments=True)[0] in ("semu", *SHELL), (page, command)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    lines = [line for text in PAGES.values() for line in commands(text) if line.startswith("make ")]
+    targets = {shlex.split(line, comments=True)[1] for line in lines}
+    assert targets >= {"demo", "test", "lint", "docs"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    readme = [line.split()[1] for line in commands(PAGES["README.md"]) if line.startswith("make ")]
+    assert readme == ["demo", "test"]
+
+
+def test_every_command_is_in_the_docs_and_every_option_in_them_exists(semu):
+    text = "\n".join(PAGES.values())
+    names = [name for group in COMMANDS.values() for name in group]
+    assert all(f"`semu {name}" in text for name in names)
+    options = "".join(semu(name, "--help")[1] for name in names) + semu("--help")[1]
+    named = set(re.findall(r"`(--[a-z][a-z-]+)", text))
+    mine = {"--adapter", "--num_processes", "--refresh", "--strict"}  # the former spelling, other programs', a removed one
+    assert len(named) > 30 and not sorted(o for o in named - mine if o not in options)
