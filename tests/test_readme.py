@@ -149,3 +149,18 @@ def test_nothing_is_claimed_of_what_is_to_be_measured_again():
         assert not any(f"UA {v:.1f}" in text or f"kept {v:.1f}" in text for v in scores for text in PAGES.values())
     page = (ROOT / "docs" / "benchmark.md").read_text()
     assert page.count("†") == len(DOUBTED) + 1 and "will be measured again" in words_of(page)
+
+
+def test_what_was_left_out_was_measured():
+    """The refresh of the bases, in docs/method.md."""
+    results = ROOT / "eval" / "results"
+    refresh, captured = (json.loads((results / f"{name}.json").read_text()) for name in ("refresh", "captured"))
+    words = words_of(PAGES["docs/method.md"])
+    shares = [100 * row["captured"] for run in captured["runs"].values() for row in run if row["step"]]
+    assert f"only {min(shares):.0f} to {max(shares):.0f} % of the later gradients' energy" in words
+    rows = {way: {r["concept"]: r["erased"] for r in v["rows"]} for way, v in refresh["variants"].items()}
+    guitar, photo = ([rows[way][c] for way in ("default", "one refresh")] for c in ("guitar", "photo style"))
+    assert guitar[0] == guitar[1] and f"(UA {guitar[0]['UA']:.0f}, IRA {guitar[0]['IRA']:.1f} either way)" in words
+    without, once = (f"UA {row['UA']:.0f} and IRA {row['IRA']:.1f}" for row in photo)
+    assert f"photo style had {without} without, {once} with one refresh" in words
+    assert "`eval/results/refresh.json`" in words
