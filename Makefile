@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semu erase --concept cigarette --output demo --overwrite
@@ -15,6 +15,9 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m eval.pictograms.each
@@ -28,6 +31,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf demo .pytest_cache .ruff_cache *.egg-info
+	rm -rf demo build/site .pytest_cache .ruff_cache *.egg-info
 	find semu_diffusion tests eval scripts -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

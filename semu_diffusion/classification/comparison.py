@@ -83,7 +83,8 @@ def compare(
     Args:
         model: Fresh or pretrained; it ends up with the adapter. Retrain and shadow models start from copies of it.
         pairs: Pairs of shadow models for RMIA, each on one half of training and test data; 0 for no RMIA.
-        stage, row: Told of each stage (name, epochs) and each epoch.
+        stage: Told of each stage: its name and epochs.
+        row: Told of each epoch.
     """
     training, config = training or Training(), config or UnlearnConfig(alpha=0.0)
     share = len(split.forget) / len(data.train)

@@ -96,7 +96,10 @@ def load_classifier(
     """A fresh "resnet18" or "vgg16", a folder of `save_classifier`, "timm/...", or a transformers id or folder.
 
     Args:
-        num_classes, channels, width, seed: For fresh models; timm gets num_classes, too.
+        num_classes: For fresh models; timm gets it, too.
+        channels: Of the pictures that a fresh model takes.
+        width: First channels of a fresh model.
+        seed: Of a fresh model's weights.
 
     Raises:
         ValueError: nothing there, or a missing package.

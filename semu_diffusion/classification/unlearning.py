@@ -58,7 +58,7 @@ def unlearn(
     held_out: Dataset | tuple[Tensor, Tensor] | None = None,
     augment: Augment = shifted,
     report: Callable[[dict], None] | None = None,
-    **options,
+    **options: object,
 ) -> Unlearning:
     """Makes a classifier forget examples and leaves the adapter on it, frozen, in eval mode.
 

@@ -52,7 +52,7 @@ class Erasure:
     plan: Plan | None = None
 
 
-def erase(pipe, concept: str | list[str], output: str | Path | None = None, **options) -> Erasure:
+def erase(pipe, concept: str | list[str], output: str | Path | None = None, **options: object) -> Erasure:
     """Erases concepts from a pipeline (or a folder, Hub id or embedded name) and leaves the adapter on it.
 
         erase("pictograms", "cigarette", output="no-cigarette")

@@ -200,10 +200,18 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     benchmark_page.main()
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "**UCE** | 2 | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
-    assert "| UCE | 25 |" in page and "On knife:" in page
+    assert "| UCE | 25 |" in page and "On knife:" in page and "†" not in page
     assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
     for name in ("benchmark.png", "relearning.png"):
         assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_rows_that_are_in_doubt_are_marked():
+    """Only where there are such rows; each mark in the table has the note below it."""
+    both = {name: summary([row(name, 90, 80)])[name] for name in ("uce", "esd-x")}
+    shown = {name: benchmark_page.scores_table({name: own}) for name, own in both.items()}
+    assert "ESD-x" in shown["esd-x"] and "†" in shown["esd-x"] and "†" not in shown["uce"]
+    assert set(benchmark_page.DOUBTED) <= set(METHODS) and "**†**" in benchmark_page.UNFAIR
 
 
 def judged_rows(peer: list[tuple], own: list[tuple]) -> dict:
