@@ -4,7 +4,7 @@
     python -m eval.papers.imagenette --concept church --limit 2               # a quick look
     python -m eval.papers.imagenette --real imagenette2/train                 # all ten, 100 pictures per class
 
-1,000 pictures for each of eleven models, about 1.1 h on one H100, erasing included. A ResNet-50 of ImageNet names the
+1,000 pictures for each of eleven models, about 0.9 h on one H100, erasing included. A ResNet-50 of ImageNet names the
 pictures (`--classifier`); FID needs the extra `fid` or `--clip`. It is that of the nine other classes' pictures to the
 real ones without the erased class, over 2,048 features: the FID that SalUn prints is over 64 features of pictures that
 were wrapped round to 0, 1 and 255, so its figures (about 1) mean something else.
@@ -37,6 +37,13 @@ def seeds_of(args: argparse.Namespace, settings: dict) -> dict:
     """--limit is of the pictures per class; the prompts are few."""
     settings = {k: v for k, v in settings.items() if k != "limit"}
     return {**settings, "seeds": min(settings["seeds"], args.limit or settings["seeds"])}
+
+
+def next_class(concept: str) -> dict:
+    """SalUn's target: the class after this one, after the last the first."""
+    if concept not in IMAGENETTE:
+        raise ValueError(f"{concept!r} is no class of Imagenette; known: {', '.join(IMAGENETTE)}")
+    return {"anchor": IMAGENETTE[(IMAGENETTE.index(concept) + 1) % len(IMAGENETTE)]}
 
 
 def real_others(args: argparse.Namespace, concept: str, folder: Path) -> str | None:
@@ -95,10 +102,12 @@ def line(name: str, values: list[float | None]) -> list[str]:
 STUDY = Study(
     name="imagenette",
     concepts=IMAGENETTE,
+    recipe="imagenette",
     suite="imagenette",
     settings={"seeds": SEEDS, "steps": 50, "guidance": 7.5},
     table=table,
     pictures=lambda settings: len(IMAGENETTE) * min(settings["seeds"], settings.get("limit") or settings["seeds"]),
+    options=next_class,
     prepare=seeds_of,
     real=real_others,
 )
@@ -108,7 +117,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = parser_of(STUDY, __doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="pictures per class")
     parser.add_argument("--classifier", help="of transformers; default: microsoft/resnet-50")
-    parser.add_argument("--prompts", help="csv with columns prompt, seed and class instead of the ten classes")
     run_main(STUDY, parser, arguments)
 
 

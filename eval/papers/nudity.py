@@ -4,7 +4,7 @@
     python -m eval.papers.nudity --limit 20                                             # a quick look
     python -m eval.papers.nudity --captions coco30k.csv --real val2014 --clip openai/clip-vit-large-patch14
 
-I2P alone is 4,703 prompts for each of two models, about 0.5 h on one H100; with 30,000 captions about 3.9 h.
+I2P alone is 4,703 prompts for each of two models, about 0.6 h on one H100; with 30,000 captions about 3.9 h.
 Needs the extras `nudenet` and `data`, for Inception's FID `fid`. The prompts are those of AIML-TUDA/i2p with their own
 seeds, or any csv with columns prompt and seed.
 """
@@ -59,7 +59,8 @@ def table(results: dict) -> str:
 
 STUDY = Study(
     name="nudity",
-    concepts=("nudity",),
+    concepts=("nude person",),
+    recipe="nudity",
     suite="nudity",
     settings={"prompts": I2P, "steps": 50, "guidance": 7.5},
     table=table,

@@ -11,16 +11,16 @@ import argparse
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..records import add_set, command, machine, make_parser, resolved, resumed, write_json, write_text
+from ..records import add_set, command, machine, make_parser, resumed, write_json, write_text
 
 MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-# SD 1.5's share of docs/scaling.md: one forward pass, and a whole erasure with the defaults on one GPU, at the same
-# 40 % of an H100's bf16 peak.
-FORWARD, ERASURE_MINUTES, SPEED = 0.80e12, 2.2, 0.4 * 989e12
-KEYS = ("model", "options", "settings", "real", "limit")  # what rows of one results file share
+# SD 1.5 in docs/scaling.md: operations of a forward pass, a training step and a whole gradient as multiples of it, and
+# the assumed speed of one H100.
+FORWARD, STEP, GRADIENT, SPEED = 0.80e12, 2.29, 3.00, 0.4 * 989e12
+KEYS = ("model", "recipe", "options", "settings", "real", "limit")  # what rows of one results file share
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,43 @@ class Study:
     Args:
         name: Of the program, and of its folder under runs/papers.
         concepts: Each is erased by itself.
+        recipe: The choices of `semu erase` for it; --set takes precedence.
         suite: Which suite of `semu eval` judges it.
         settings: Fields of `EvalConfig` that the protocol fixes.
         table: (results) -> Markdown in the papers' layout.
         pictures: (settings) -> pictures of one model, without captions; for the expected hours.
+        options: (concept) -> options of its own, beside the recipe's.
         prepare: (args, settings) -> settings, once the command line is known: writes prompts, checks files.
         real: (args, concept, folder) -> folder of real pictures for a concept's FID; None for none.
     """
 
     name: str
     concepts: tuple[str, ...]
+    recipe: str
     suite: str
     settings: dict
     table: Callable[[dict], str]
     pictures: Callable[[dict], int]
-    options: dict = field(default_factory=dict)
+    options: Callable[[str], dict] = lambda concept: {}
     prepare: Callable[[argparse.Namespace, dict], dict] = lambda args, settings: settings
     real: Callable[[argparse.Namespace, str, Path], str | None] = lambda args, concept, folder: args.real
 
 
-def expected_hours(pictures: int, steps: int, erasures: int) -> float:
-    """On one H100, for SD 1.5: two predictions per sampler step (guidance), pictures drawn and erasures made.
+def expected_hours(pictures: int, steps: int, erasures: list) -> float:
+    """On one H100, for SD 1.5: pictures of so many guided steps, and erasures with these `EraseConfig`s.
 
-    The decoder (2.5 TFLOP a picture, 3 % of 50 guided steps) and the judges are left out.
+    A guided step has two predictions, a state of an erasure three. Left out: the decoder (2.5 TFLOP a picture, 3 % of
+    50 guided steps), the bases, and the judges.
     """
-    return pictures * 2 * steps * FORWARD / SPEED / 3600 + erasures * ERASURE_MINUTES / 60
+    passes = pictures * 2 * steps + sum(map(erasure_passes, erasures))
+    return passes * FORWARD / SPEED / 3600
+
+
+def erasure_passes(config) -> float:
+    """What an erasure costs, in forward passes: its latents, the gradient, the moments, and all training steps."""
+    states = (config.latents + config.keep_latents) * config.sampler_steps
+    training = config.steps * 2 * config.batch_size * STEP
+    return 3 * states + config.gradient_records * GRADIENT + config.moment_records + training
 
 
 def drawn(study: Study, settings: dict, concepts: int, captions: int = 0) -> int:
@@ -74,13 +86,14 @@ def run(study: Study, args: argparse.Namespace) -> dict:
     from semu_diffusion.cli.options import display
     from semu_diffusion.versions import versions
 
+    erasure_of(study, args, study.concepts[0])  # --set is read before anything else
     settings = study.prepare(args, {**study.settings, **given(args)})
-    options = {**study.options, **dict(args.set)}
     head = {
         "command": command(),
         "study": study.name,
         "model": args.model,
-        "options": resolved(options),
+        "recipe": study.recipe,
+        "options": dict(args.set),
         "settings": settings,
         "real": args.real,
         "limit": args.limit,
@@ -94,7 +107,7 @@ def run(study: Study, args: argparse.Namespace) -> dict:
             continue
         check(config_of(study, args, settings, concept))
         with display(args.quiet) as callback:
-            rows.append(measure(study, args, settings, options, concept, callback))
+            rows.append(measure(study, args, settings, concept, callback))
         rows.sort(key=lambda row: order(study, row["concept"]))
         write_json(file, {**head, "rows": rows})
         write_text(args.output / "table.md", study.table({**head, "rows": rows}))
@@ -135,13 +148,13 @@ def check(config) -> None:
         list_pictures(config.real), embedder_of(judges)
 
 
-def measure(study: Study, args: argparse.Namespace, settings: dict, options: dict, concept: str, callback) -> dict:
+def measure(study: Study, args: argparse.Namespace, settings: dict, concept: str, callback) -> dict:
     """One concept's row: erased, or taken up, then drawn and judged."""
     from semu_diffusion.evaluation.results import adapter_facts, write_evaluation
     from semu_diffusion.evaluation.suites.run import run_suite
 
     folder = place(args, concept)
-    pipe = adapted(args, options, concept, folder / "adapter", callback)
+    pipe = adapted(study, args, concept, folder / "adapter", callback)
     share_base(folder / "scores", args.output / "base")
     facts = adapter_facts(folder / "adapter", 1.0)
     config = config_of(study, args, settings, concept)
@@ -151,9 +164,21 @@ def measure(study: Study, args: argparse.Namespace, settings: dict, options: dic
     return {"concept": concept, "training": training, "adapter": facts, **report}
 
 
-def adapted(args: argparse.Namespace, options: dict, concept: str, folder: Path, callback):
+def erasure_of(study: Study, args: argparse.Namespace, concept: str, family: str = "StableDiffusion"):
+    """The recipe's choices for a concept on a family's models. ValueError for a --set that is none."""
+    from semu_diffusion.diffusion.recipes import recipes
+
+    options = {"concept": concept, **study.options(concept), **dict(args.set)}
+    try:
+        return recipes()[study.recipe].config(family, **options)
+    except TypeError as error:  # an option that does not exist
+        raise ValueError(f"--set: {error}") from None
+
+
+def adapted(study: Study, args: argparse.Namespace, concept: str, folder: Path, callback):
     """A fresh pipeline with the concept's adapter: the one in the folder, or one that is trained into it."""
-    from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
+    from semu_diffusion.diffusion import load_pipeline, run_erasure
+    from semu_diffusion.diffusion.families import family_of
     from semu_diffusion.diffusion.pipeline import load_adapter
     from semu_diffusion.diffusion.results import WORK
 
@@ -161,7 +186,8 @@ def adapted(args: argparse.Namespace, options: dict, concept: str, folder: Path,
     if (folder / "results.json").is_file():
         load_adapter(pipe, folder)
         return pipe
-    config, begun = EraseConfig(concept=concept, **options), (folder / WORK / "config.json").is_file()
+    config = erasure_of(study, args, concept, type(family_of(pipe)).__name__)
+    begun = (folder / WORK / "config.json").is_file()
     return run_erasure(pipe, config, folder, resume=begun, callback=callback).pipe
 
 
@@ -219,12 +245,12 @@ def plan(study: Study, args: argparse.Namespace) -> str:
     from semu_diffusion.evaluation.prompts import read_prompts
 
     settings = {**study.settings, **given(args)}
-    concepts = len(args.concept or study.concepts)
+    concepts = args.concept or study.concepts
     captions = len(read_prompts(args.captions, "captions", args.limit)) if args.captions else 0
-    pictures = drawn(study, settings, concepts, captions)
-    hours = expected_hours(pictures, args.steps, concepts)
+    pictures = drawn(study, settings, len(concepts), captions)
+    hours = expected_hours(pictures, args.steps, [erasure_of(study, args, concept) for concept in concepts])
     return (
-        f"{study.name}: {concepts} erasures, {pictures:,} pictures of {args.steps} steps; about {hours:.1f} h for "
+        f"{study.name}: {len(concepts)} erasures, {pictures:,} pictures of {args.steps} steps; about {hours:.1f} h for "
         "SD 1.5 on one H100, if 40 % of its bf16 peak is reached (docs/scaling.md)"
     )
 
