@@ -65,12 +65,12 @@ def search_jobs(settings: list[str], methods: list[str]) -> list[dict]:
 
 
 def with_gaps(rows: list[dict]) -> list[dict]:
-    """The rows with their average gap to the Retrain of the same table, setting and seed, once that is there."""
+    """The rows with their gap to the Retrain of the same table, setting and seed, and their time over its time."""
     retrain = {(r["table"], r["setting"], r["seed"]): r for r in rows if r["method"] == RETRAIN}
     for row in rows:
         target = retrain.get((row["table"], row["setting"], row["seed"]))
         if target and "UA" in row:
-            row["gap"] = average_gap(row, target)
+            row["gap"], row["time"] = average_gap(row, target), row["seconds"] / target["seconds"]
     return rows
 
 
