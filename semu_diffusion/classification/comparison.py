@@ -32,6 +32,8 @@ class Training:
     lr: float = 0.05
     batch_size: int = 64
     seed: int = 0
+    bf16: bool = False
+    channels_last: bool = False
 
     def __post_init__(self):
         if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from classifiers import Net, pictures
 
-from semu_diffusion.classification import fit, predict
+from semu_diffusion.classification import comparison, fit, predict
 from semu_diffusion.classification.data import shifted
 from semu_diffusion.classification.models import ResNet18
 
@@ -89,3 +89,18 @@ def test_channels_last_changes_the_layout_and_not_what_is_learned():
     one, other = fit(one, (x, y), 1, batch_size=16), fit(other, (x, y), 1, batch_size=16, channels_last=True)
     assert all(seen) and len(seen) == 2
     assert all(torch.allclose(v, one.state_dict()[k], atol=1e-4) for k, v in other.state_dict().items())
+
+
+def test_classify_trains_in_bfloat16_when_it_is_told_to(semu, tmp_path, monkeypatch):
+    asked, fit_ = [], comparison.fit
+
+    def watched(model, data, **how):
+        asked.append((how["bf16"], how["channels_last"]))
+        return fit_(model, data, **how)
+
+    monkeypatch.setattr(comparison, "fit", watched)
+    quick = ["--train-epochs", "1", "--epochs", "1", "--width", "2", "--shadow-pairs", "0", "--forget-class", "3"]
+    for flags in ([], ["--bf16"]):
+        status, _, err = semu("classify", *quick, "--output", tmp_path / str(len(flags)), "--quiet", *flags)
+        assert status == 0, err
+    assert asked == [(False, False)] * 2 + [(True, True)] * 2  # original and Retrain
