@@ -5,9 +5,9 @@
     python scripts/build_cifar10_ddpm.py --stage unet --steps 100000 --mixed_precision bf16     # it goes on
 
 One core with AVX-512 bf16 trains 65 pictures a second in bf16, 50 in fp32: the default 40,000 steps of 64 are 11 hours
-of it. Stages: data, unet, export, check. The state of the training is in --workdir; a stopped run goes on where it was. The
-folder that is written loads as a `DDIMPipeline`; classes go by name in `semu erase --model FOLDER --concept airplane`,
-and the empty prompt is the class that stands for none.
+of it. Stages: data, unet, export, check. The state of the training is in --workdir; a stopped run goes on where it was.
+The folder that is written loads as a `DDIMPipeline`; classes go by name in `semu erase --model FOLDER --concept
+airplane`, and the empty prompt is the class that stands for none.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ def place(args: argparse.Namespace, concept: str) -> Path:
 
 def check(config) -> None:
     """What an evaluation lacks (prompts, packages, judges, pictures), said now and not an erasure later."""
-    from semu_diffusion.evaluation.pictures import list_pictures
     from semu_diffusion.evaluation.suites.run import embedder_of, judges_of, lpips_of, shots_of
+    from semu_diffusion.inputs.pictures import list_pictures
 
     judges = judges_of(config, shots_of(config), "cpu")
     lpips_of(config)
@@ -265,7 +265,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def footer(results: dict) -> str:
     """What the figures depend on, and what was left out."""
-    protocol, settings = results["rows"][0]["protocol"], results["settings"]
+    protocol = results["rows"][0]["protocol"]
     judges = "; ".join(f"{j['name']} {j.get('version', '')}".strip() for j in protocol["judges"])
     lines = [
         f"Model {results['model']}, {protocol['sampler']}, {protocol['steps']} steps, guidance {protocol['guidance']}, "
@@ -274,7 +274,9 @@ def footer(results: dict) -> str:
     ]
     if results["limit"]:
         lines.append(f"A quick look at the first {results['limit']} prompts: not to be compared with print.")
-    if settings.get("captions") and not protocol["real"]:
+    if results["rows"][0]["erased"]["FID"] is None:
+        lines.append("No FID: it needs kept pictures, and the extra fid or a CLIP model (--clip) to see them with.")
+    elif not protocol["real"]:
         lines.append("FID is to the base model's pictures: no --real folder was given.")
     lines.append(f"`{results['command']}`; versions: {', '.join(f'{k} {v}' for k, v in results['versions'].items())}.")
     return "\n\n".join(lines) + "\n"

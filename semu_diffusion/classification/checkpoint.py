@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
-from ..adapter.weights import save_atomic
+from ..adapter.sealed import load_sealed, save_sealed
 
 
 class Checkpoint:
@@ -36,17 +35,18 @@ class Checkpoint:
         groups = [{k: group[k] for k in ("lr", "momentum")} for group in moments["param_groups"]]  # both cycle
         header = {"epoch": epoch, "groups": groups, "step": self.schedule.last_epoch, "run": self.run}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomic({k: v.clone() for k, v in tensors.items()}, self.path, {"run": json.dumps(header)})
+        save_sealed(tensors, self.path, {"run": json.dumps(header)})
 
     def load(self) -> int:
         """Restores what `save` wrote; returns the epochs that are done, 0 where there is no file.
 
         Raises:
-            ValueError: the file is no checkpoint, or one of another run.
+            ValueError: the file is damaged, or the checkpoint of another run.
         """
         if not self.path.is_file():
             return 0
-        header, tensors = self.read()
+        tensors, facts = load_sealed(self.path)
+        header = json.loads(facts["run"])
         if header["run"] != self.run:
             raise ValueError(f"{self.path} is of another run ({header['run']}, not {self.run}); remove it or rename it")
         groups: dict[str, dict[str, torch.Tensor]] = {"model": {}, "sgd": {}, "random": {}}
@@ -65,12 +65,3 @@ class Checkpoint:
         self.generator.set_state(groups["random"]["order"])
         torch.set_rng_state(groups["random"]["torch"])
         return header["epoch"]
-
-    def read(self) -> tuple[dict, dict[str, torch.Tensor]]:
-        """The header and the tensors. ValueError where the file is no checkpoint."""
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return json.loads(file.metadata()["run"]), tensors
-        except Exception as error:  # safetensors raises its own kind, and KeyError and TypeError come from the header
-            raise ValueError(f"{self.path} is not a checkpoint of a training run: {str(error)[:200]}") from None

@@ -64,7 +64,7 @@ def test_a_checkpoint_of_another_run_or_another_file_is_refused(tmp_path, train)
     with pytest.raises(ValueError, match="another run"):
         fit(fresh(), pictures(96, 0), **HOW, checkpoint=file)
     file.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="is not a checkpoint"):
+    with pytest.raises(ValueError, match="is damaged"):
         fit(fresh(), train, **HOW, checkpoint=file)
 
 
