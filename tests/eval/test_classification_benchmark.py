@@ -219,6 +219,25 @@ def test_the_page_holds_both_tables_their_numbers_and_pictures(results, argument
     assert f"{mean:.2f}" in text and results["command"] in text
 
 
+def test_numbers_in_print_stand_beside_all_of_cifar10_alone(results):
+    whole = json.loads(json.dumps(results))
+    for table in whole["tables"].values():
+        table["random10"] = table["class"]
+    assert "In print" not in report.page(whole, [])
+    whole["options"] |= {"data": "cifar10", "subset": None, "arch": "vgg16", "bf16": True}
+    text = report.page(whole, [])
+    assert text.count("In print (SalUn, arXiv 2310.12508, table 1)") == 1
+    assert "VGG-16 with BatchNorm of width" in text and "in bfloat16" in text
+    retrain = report.IN_PRINT["random10"]["Retrain"]
+    for rows in report.IN_PRINT.values():
+        for row in rows.values():  # the printed gaps are the means of the printed differences
+            own = next(r for r in rows.values() if r[4] == 0)
+            assert sum(abs(a - b) for a, b in zip(row[:4], own[:4])) / 4 == pytest.approx(
+                row[4], abs=0.016
+            )  # of rounded numbers
+    assert f"| Retrain | {retrain[0]:.2f} | 100.00 |" in text
+
+
 def test_no_page_without_numbers(tmp_path, results):
     for content in (None, {**results, "rows": []}):
         file = tmp_path / "none.json"
