@@ -34,7 +34,7 @@ from pictograms_models import (
     make_tokenizer,
     make_unet,
 )
-from pictograms_training import STATE, averaged, fit
+from pictograms_training import STATE, averaged, fit, indices
 from render_pictograms import render_all, sheet
 from rich.progress import track
 from safetensors.torch import load_file, save_file
@@ -64,12 +64,6 @@ def load_pictures(path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     objects = torch.arange(len(OBJECTS)).repeat_interleave(len(STYLES) * count)
     styles = torch.arange(len(STYLES)).repeat_interleave(count).repeat(len(OBJECTS))
     return torch.from_numpy(pictures).flatten(0, 2).permute(0, 3, 1, 2).contiguous(), objects, styles
-
-
-def indices(count: int, batch: int, step: int, seed: int, rank: int) -> torch.Tensor:
-    """The batch of a step: a function of (seed, step, rank), so that resuming needs no data-loader state."""
-    generator = torch.Generator().manual_seed(hash((seed, step, rank)) % 2**63)
-    return torch.randint(count, (batch,), generator=generator)
 
 
 def random_caption(obj: str, style: str, rng: np.random.Generator) -> str:

@@ -18,6 +18,12 @@ from semu_diffusion.adapter.weights import save_atomic
 STATE = "state.safetensors"  # of a stage that is under way or done
 
 
+def indices(count: int, batch: int, step: int, seed: int, rank: int) -> torch.Tensor:
+    """The batch of a step: a function of (seed, step, rank), so that resuming needs no data-loader state."""
+    generator = torch.Generator().manual_seed(hash((seed, step, rank)) % 2**63)
+    return torch.randint(count, (batch,), generator=generator)
+
+
 def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Warm-up over 200 steps (of a short run, a tenth), then linear to 0."""
     warm = min(200, max(1, steps // 10))
@@ -25,14 +31,16 @@ def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sch
     return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
-def fit(name: str, model: nn.Module, loss: Callable[[int], torch.Tensor], args, steps: int, lr: float) -> nn.Module:
+def fit(
+    name: str, model: nn.Module, loss: Callable[[int], torch.Tensor], args, steps: int, lr: float, decay: float = 0.999
+) -> nn.Module:
     """Trains `model` on `loss(step)` with AdamW and returns its moving average; resumes from the stage's folder."""
     accelerator, folder = args.accelerator, args.workdir / name
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     scheduler = schedule(optimizer, steps)
     optimizer = accelerator.prepare(optimizer)  # a prepared scheduler would take one step per process
-    ema = EMAModel(weights, decay=0.999, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(weights, decay=decay, use_ema_warmup=True, power=0.75)
     start, saved = load_state(folder, model, optimizer, scheduler, ema), time.time()
     log = (folder / "loss.txt").open("a")
     for step in range(start, steps):

@@ -1,5 +1,6 @@
 """Unlearning in classifiers: SEMU and its peers on the same data, with the same budget and the same search.
 
+    python -m eval.classification.benchmark --bf16 --channels-last --workers 2        # 2 cores, a day; it goes on
     python -m eval.classification.benchmark --subset 5000 --workers 2                 # 2 cores, some hours
     python -m eval.classification.benchmark --width 64 --epochs 60 --batch-size 256 --passes 5 --device cuda
     python -m eval.classification.benchmark --data digits --width 4 --epochs 5 --output digits.json
@@ -21,18 +22,20 @@ from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 
+from semu_diffusion.classification.models import MODELS
 from semu_diffusion.classification.unlearning import PACKAGES
 from semu_diffusion.metrics.unlearning import average_gap
 from semu_diffusion.versions import versions
 
 from ..peers.classification import PEERS
 from ..records import command, machine, make_parser, read_json, resumed, write_json
-from .jobs import NOTHING, RETRAIN, SEARCH_SEED, SETTINGS, Options, available, model_names
+from .jobs import NOTHING, RETRAIN, SEARCH_SEED, SETTINGS, Options, available, data_of, model_names
 from .jobs import run_row as run
 from .jobs import train_model as train
 from .report import TABLES, plots, summarise
 
 KEY = ("table", "setting", "method", "seed", "hyper")
+NOT_TRAINING = ("passes", "forget_passes", "shadow_pairs", "device", "data")  # do not change what a model learns
 METHODS = [name for name in PEERS if name != RETRAIN]
 
 
@@ -62,12 +65,12 @@ def search_jobs(settings: list[str], methods: list[str]) -> list[dict]:
 
 
 def with_gaps(rows: list[dict]) -> list[dict]:
-    """The rows with their average gap to the Retrain of the same table, setting and seed, once that is there."""
+    """The rows with their gap to the Retrain of the same table, setting and seed, and their time over its time."""
     retrain = {(r["table"], r["setting"], r["seed"]): r for r in rows if r["method"] == RETRAIN}
     for row in rows:
         target = retrain.get((row["table"], row["setting"], row["seed"]))
         if target and "UA" in row:
-            row["gap"] = average_gap(row, target)
+            row["gap"], row["time"] = average_gap(row, target), row["seconds"] / target["seconds"]
     return rows
 
 
@@ -139,13 +142,19 @@ class Benchmark:
             print(f"{count + 1}/{len(todo)}  {line(row)}", flush=True)
 
     def go(self) -> dict:
-        """Models, search, results; returns what is in the file."""
+        """Models, search, results; returns what is in the file, {} where --until ends before them."""
         args = self.args
+        data_of(self.options)  # decoded once, before there are several processes
         names = model_names(self.options, args.setting, self.seeds)
         for done in spread(train, self.options, names, args.workers, args.threads):
             print(done, flush=True)
+        if args.until == "models":
+            return {}
         self.fill(self.search, search_jobs(args.setting, args.method))
         self.chosen = choose(self.search, args.setting, args.method)
+        if args.until == "search":
+            self.write()
+            return {}
         self.fill(self.rows, result_jobs(self.chosen, args.setting, self.seeds))
         self.write()
         return read_json(args.output)
@@ -165,16 +174,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--data", default="../shared/data/cifar10", help="folder with train.parquet and test.parquet, or digits")
     add("--subset", type=int, help="training pictures, a tenth of them for validation; half as many for test")
-    add("--width", type=int, default=Options.width, help="first channels of the ResNet-18; 64 in the paper")
+    add("--arch", choices=MODELS, default=Options.arch, help="the net")
+    add("--width", type=int, default=Options.width, help="its first channels; 64 in the papers")
     add("--epochs", type=int, default=Options.epochs, help="of the original, Retrain and the shadow models")
     add("--lr", type=float, default=Options.lr, help="their learning rate")
     add("--batch-size", type=int, default=Options.batch_size, help="of training and unlearning")
     add("--passes", type=int, default=Options.passes, help="budget with retain data, in passes over all of it")
     add("--forget-passes", type=int, default=Options.forget_passes, help="budget without, over the forget set")
     add("--shadow-pairs", type=int, default=Options.shadow_pairs, help="pairs of shadow models for RMIA")
+    add("--bf16", action="store_true", help="train these models in bfloat16; unlearning is in float32")
+    add("--channels-last", action="store_true", help="and with the channels last in memory")
     add("--setting", action="append", choices=SETTINGS, help="only this one (repeatable)")
     add("--method", action="append", choices=METHODS, help="only this one (repeatable)")
     add("--seeds", type=int, default=3, help="originals and splits that are reported")
+    add("--until", choices=("models", "search", "results"), default="results", help="the last part to do")
     add("--workers", type=int, default=1, help="processes")
     add("--threads", type=int, default=1, help="torch threads of each")
     add("--device", default=Options.device, help="cpu, cuda, ...")
@@ -188,9 +201,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def options_of(args: argparse.Namespace) -> Options:
     """The cache has a folder per set of options, so that models of other options are never mistaken for these."""
     options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
-    facts = {k: v for k, v in options.facts().items() if k not in ("passes", "forget_passes", "device", "data")}
+    facts = {k: v for k, v in options.facts().items() if k not in NOT_TRAINING}
     name = "-".join(f"{k}{v}" for k, v in facts.items())
-    return Options(**{**options.facts(), "cache": str(Path(args.cache) / Path(args.data).name / name)})
+    return Options(**{**options.facts(), "cache": str(Path(args.cache).expanduser() / Path(args.data).name / name)})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -199,6 +212,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"skipped: no train.parquet and test.parquet in {args.data}; give their folder with --data, or digits")
         return
     results = Benchmark(args, options_of(args)).go()
+    if not results:
+        print(f"done with the {args.until}; without --until {args.until} the same command goes on")
+        return
     drawn = plots(results, args.output.parent, args.output.stem)
     print(f"{args.output}; {', '.join(map(str, drawn))}")
 

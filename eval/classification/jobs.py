@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -51,15 +52,18 @@ class Options:
     Args:
         data: "digits", or a folder with train.parquet and test.parquet of pictures (CIFAR-10).
         subset: Training pictures, a tenth of them for validation; half as many test pictures. None: all.
-        width: First channels of the ResNet-18.
+        arch: "resnet18" or "vgg16".
+        width: First channels of the net.
         epochs, lr: Of the original, Retrain and the shadow models.
         passes: Budget with retain data: passes over the whole training set.
         forget_passes: Budget without: passes over the forget set.
         shadow_pairs: Pairs of shadow models for RMIA.
+        bf16, channels_last: How these models are trained; unlearning is in float32.
     """
 
     data: str
     subset: int | None = None
+    arch: str = "resnet18"
     width: int = 16
     epochs: int = 15
     lr: float = 0.05
@@ -67,8 +71,10 @@ class Options:
     passes: int = 2
     forget_passes: int = 10
     shadow_pairs: int = 1
+    bf16: bool = False
+    channels_last: bool = False
     device: str = "cpu"
-    cache: str = "runs/classification_benchmark"
+    cache: str = "~/.cache/semu-eval/classification"
 
     def facts(self) -> dict:
         """Without what changes no number."""
@@ -141,40 +147,74 @@ def parts_of(options: Options, setting: str, seed: int) -> Parts:
 
 
 def model_names(options: Options, settings: list[str], seeds: list[int]) -> list[str]:
-    """All models that must be trained: original and Retrain per seed, and the shadow models."""
-    seeds = [SEARCH_SEED, *seeds]
+    """All models that must be trained, those that are needed first in front: per seed original and Retrain; shadows."""
+    seeds = [*seeds[:1], SEARCH_SEED, *seeds[1:]]
     shadows = [f"shadow-{k}" for k in range(2 * options.shadow_pairs)]
-    return [*(f"original-{s}" for s in seeds), *(f"retrain-{s}-{k}" for s in seeds for k in settings), *shadows]
+    return [name for s in seeds for name in (f"original-{s}", *(f"retrain-{s}-{k}" for k in settings))] + shadows
 
 
 def train_model(options: Options, name: str, threads: int = 1) -> str:
-    """Trains a model into the cache, unless it is there; returns a line for the terminal."""
+    """Trains a model into the cache, unless it is there; returns a line for the terminal.
+
+    A run that is stopped goes on behind its last whole epoch. The seconds are those of the processor where that is
+    what computes, so that other programs beside this one do not count.
+    """
     torch.set_num_threads(threads)
     folder = Path(options.cache) / name
     if (folder / "about.json").is_file():
         return f"{name}: in the cache"
     data, (kind, number, *setting) = data_of(options), name.split("-")
     channels, seed = data.train[0][0].shape[0], int(number)
-    model = load_classifier("resnet18", len(data.classes), channels, options.width, seed).to(options.device)
-    started = time.time()
+    model = load_classifier(options.arch, len(data.classes), channels, options.width, seed).to(options.device)
+    log = Log(folder.with_name(f"{name}.log.json"), clock(options), lambda: hits(model, data.held_out))
+    how = {"bf16": options.bf16, "channels_last": options.channels_last, "report": log}
+    how["checkpoint"] = folder.with_name(f"{name}.state.safetensors")
     if kind == "retrain":
         parts = parts_of(options, setting[0], seed)
         budget = budget_of(options, setting[0], parts, alone=False)
-        PEERS[RETRAIN](model, parts.forget, parts.retain, budget, seed, epochs=options.epochs, lr=options.lr)
+        PEERS[RETRAIN](model, parts.forget, parts.retain, budget, seed, epochs=options.epochs, lr=options.lr, **how)
     else:
         examples = data.train if kind == "original" else halves(options)[seed]
-        fit(model, examples, options.epochs, options.lr, options.batch_size, augment=data.augment, seed=seed)
-    seconds = time.time() - started
+        fit(model, examples, options.epochs, options.lr, options.batch_size, augment=data.augment, seed=seed, **how)
     judged = {k: confidence(model, part) for k, part in (("train", data.train), ("test", data.test))}
-    unseen = hits(model, data.held_out)
+    facts = {"seconds": log.seconds, "unseen": hits(model, data.held_out), "test": hits(model, data.test)}
+    facts |= {"epochs": log.rows}
     temporary = folder.with_name(f"{name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    save_classifier(model.cpu(), temporary)
+    save_classifier(model.cpu().to(memory_format=torch.contiguous_format), temporary)
     save_atomic(judged, temporary / "confidence.safetensors")
-    write_atomic(temporary / "about.json", json.dumps({"seconds": seconds, "unseen": unseen}))
+    write_atomic(temporary / "about.json", json.dumps(facts))
     shutil.rmtree(folder, ignore_errors=True)  # an unfinished one
     temporary.replace(folder)
-    return f"{name}: {seconds:.0f} s"
+    how["checkpoint"].unlink(missing_ok=True)
+    log.file.unlink(missing_ok=True)
+    return f"{name}: {facts['seconds']:.0f} s, test accuracy {100 * facts['test']:.2f}"
+
+
+def clock(options: Options) -> Callable[[], float]:
+    """Seconds of this process on the processor; by the wall where a GPU computes."""
+    return time.process_time if options.device == "cpu" else time.time
+
+
+class Log:
+    """A row per epoch with the seconds so far and the accuracy on the validation set, kept in a file over a stop."""
+
+    def __init__(self, file: Path, now: Callable[[], float], unseen: Callable[[], float]):
+        self.file, self.now, self.unseen = file, now, unseen
+        self.rows = json.loads(file.read_text()) if file.is_file() else []
+        self.started = now() - self.seconds
+
+    @property
+    def seconds(self) -> float:
+        return self.rows[-1]["seconds"] if self.rows else 0.0
+
+    def __call__(self, row: dict) -> None:
+        """Told by `fit` of each epoch; measuring does not count as training."""
+        seconds = self.now() - self.started
+        before = [r for r in self.rows if r["epoch"] < row["epoch"]]  # a stop between checkpoint and log repeats none
+        self.rows = [*before, {**row, "seconds": seconds, "unseen": self.unseen()}]
+        self.started = self.now() - seconds
+        write_atomic(self.file, json.dumps(self.rows))
 
 
 def confidence(model: nn.Module, examples: Examples | Subset) -> Tensor:
@@ -221,7 +261,8 @@ def run_row(options: Options, job: dict, threads: int = 1) -> dict:
     model, about = load(options, f"original-{seed}")
     retrain, retrain_about = load(options, f"retrain-{seed}-{setting}")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    own, started = sum(p.numel() for p in model.parameters()), time.time()
+    now = clock(options)
+    own, started = sum(p.numel() for p in model.parameters()), now()
     try:
         if method == RETRAIN:
             model = retrain
@@ -229,7 +270,7 @@ def run_row(options: Options, job: dict, threads: int = 1) -> dict:
             budget = budget_of(options, setting, parts, alone, about["unseen"])
             retain = None if alone else parts.retain
             model = PEERS[method](model, parts.forget, retain, budget, seed, **job["hyper"])
-        seconds = retrain_about["seconds"] if method == RETRAIN else time.time() - started
+        seconds = retrain_about["seconds"] if method == RETRAIN else now() - started
         shadows = [] if seed == SEARCH_SEED else shadows_of(options, parts)
         measured = {**parts.measures(model, shadows), "KL": parts.divergence(model, retrain), "seconds": seconds}
     except (FloatingPointError, ValueError) as error:

@@ -14,11 +14,26 @@ from pathlib import Path
 from semu_diffusion.metrics.unlearning import mean_interval
 
 from ..records import read_json, write_text
+from ..tables import table as markdown
 
 TABLES = {"retain": "retain data allowed", "forget": "forget set only"}
 TITLES = {"random10": "random 10 %", "random50": "random 50 %", "class": "one class"}
-METRICS = ("UA", "UA_test", "RA", "TA", "MIA", "gap", "KL", "RMIA", "seconds", "trained_percent", "bytes")
-SHOWN = {"UA": 1, "RA": 1, "TA": 1, "MIA": 1, "gap": 2, "KL": 3, "RMIA": 1, "seconds": 0, "trained_percent": 2}
+SHOWN = {"UA": 1, "RA": 1, "TA": 1, "MIA": 1, "gap": 2, "KL": 3, "RMIA": 1, "RMIA_TPR": 1, "seconds": 0, "time": 2,
+         "trained_percent": 2}  # fmt: skip
+METRICS = (*SHOWN, "UA_test", "bytes")
+# SalUn, arXiv 2310.12508, table 1: CIFAR-10, ResNet-18 of width 64, retain data allowed, means of ten runs.
+IN_PRINT = {
+    "random10": {
+        "Retrain": (5.24, 100.00, 94.26, 12.88, 0.00), "FT": (0.63, 99.88, 94.06, 2.70, 3.78),
+        "RL": (7.61, 99.67, 92.83, 37.36, 7.15), "GA": (0.69, 99.50, 94.01, 1.70, 4.12),
+        "l1-sparse": (4.19, 97.74, 91.59, 9.84, 2.26), "SalUn": (2.85, 99.62, 93.93, 14.39, 1.15),
+    },
+    "random50": {
+        "Retrain": (7.91, 100.00, 91.72, 19.29, 0.00), "FT": (0.44, 99.96, 94.23, 2.15, 6.79),
+        "RL": (4.80, 99.55, 91.31, 41.95, 6.65), "GA": (0.40, 99.61, 94.34, 1.22, 7.15),
+        "l1-sparse": (1.44, 99.52, 93.13, 4.76, 5.72), "SalUn": (7.75, 94.28, 89.29, 16.99, 2.65),
+    },
+}  # fmt: skip
 REFERENCES = ("Retrain", "Original")
 OURS = ("SEMU", "SEMU remain")
 
@@ -81,7 +96,7 @@ def table(methods: dict[str, dict]) -> str:
     order += [name for name in methods if name not in order]
     best = ranked(methods)[:1]
     keys = [k for k in SHOWN if any(k in cell for cell in methods.values())]
-    names = {"gap": "average gap", "seconds": "seconds", "trained_percent": "trained %"}
+    names = {"gap": "average gap", "RMIA_TPR": "TPR at 1 % FPR", "time": "of Retrain", "trained_percent": "trained %"}
     lines = ["| | " + " | ".join(names.get(k, k) for k in keys) + " | MB changed |", "|---" * (len(keys) + 2) + "|"]
     for name in order:
         cell = methods[name]
@@ -126,14 +141,23 @@ def setup(results: dict) -> str:
     o, seeds = results["options"], results["seeds"]
     data = "scikit-learn's digits" if o["data"] == "digits" else "CIFAR-10 (JPEG copies)"
     some = f", {o['subset']:,} training pictures, a tenth of them for validation" if o["subset"] else ""
+    net = {"resnet18": "ResNet-18", "vgg16": "VGG-16 with BatchNorm"}[o.get("arch", "resnet18")]
+    how = " in bfloat16" if o.get("bf16") else ""
     machine = results["machine"]
     place = f"{machine['workers']} workers on {machine['cores']} cores ({machine['processor']}, {o['device']})"
     return (
-        f"{data}{some}; ResNet-18 of width {o['width']}, trained for {o['epochs']} epochs; {len(seeds)} seeds, each "
+        f"{data}{some}; {net} of width {o['width']}, trained for {o['epochs']} epochs{how}; {len(seeds)} seeds, each "
         f"with its own original, split and Retrain; {place}. Budget: {o['passes']} passes over the training set with "
         f"retain data, {o['forget_passes']} over the forget set without. Absolute numbers do not compare with papers, "
         "whose models are wider and trained for longer; the gap to Retrain is what counts."
     )
+
+
+def in_print(setting: str) -> str:
+    """What SalUn's authors print for a setting, by another training of other nets."""
+    rows = [[name, *(number([value, None], 2) for value in row)] for name, row in IN_PRINT[setting].items()]
+    head = "In print (SalUn, arXiv 2310.12508, table 1): another net, other training, to be read by itself."
+    return f"{head}\n\n{markdown(['', 'UA', 'RA', 'TA', 'MIA', 'average gap'], rows)}"
 
 
 def page(results: dict, images: list[str]) -> str:
@@ -148,7 +172,9 @@ def page(results: dict, images: list[str]) -> str:
         "UA: % of the forget set misclassified. RA, TA: accuracy on the remaining and the test data. MIA: % of the "
         "forget set that SalUn's SVC takes for non-members. Average gap: mean distance of these four to Retrain's. KL: "
         "of Retrain to the model on the forget set, nats. RMIA: AUC in %, forget against test set; 50 is a guess. "
-        "Trained: share of the model's numbers that training moved. MB changed: what must be stored to repeat it; for "
+        "TPR at 1 % FPR: % of the forget set that RMIA finds where it takes 1 % of the test set for members; 1 is a "
+        "guess. Of Retrain: the seconds as a multiple of Retrain's. Trained: share of the model's numbers that "
+        "training moved. MB changed: what must be stored to repeat it; for "
         "SEMU the adapter with U, R and V."
     )
     for name, title in TABLES.items():
@@ -158,6 +184,8 @@ def page(results: dict, images: list[str]) -> str:
         parts += [f"![average gap to Retrain, {title}]({image})" for image in images if image.endswith(f"_{name}.png")]
         for setting, methods in results["tables"][name].items():
             parts += [f"### {TITLES[setting]}", verdict(methods), table(methods)]
+            whole = results["options"]["data"] != "digits" and not results["options"]["subset"]
+            parts += [in_print(setting)] if whole and name == "retain" and setting in IN_PRINT else []
     alone = {name for methods in results["tables"].get("forget", {}).values() for name in methods}
     absent = ", ".join(name for name in results["methods"] if alone and name not in alone)
     if absent:

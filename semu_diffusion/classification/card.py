@@ -17,6 +17,7 @@ COLUMNS = [
     ("MIA", "% of the forget set that SalUn's SVC takes for non-members"),
     ("gap", "mean distance of these four to Retrain"),
     ("RMIA", "AUC of RMIA, forget against test set; 50 is a guess"),
+    ("RMIA_TPR", "% of the forget set that RMIA finds at 1 % false alarms; 1 is a guess"),
     ("KL", "of Retrain to the model on the forget set, nats"),
     ("seconds", "of training or unlearning"),
     ("trained", "numbers that were trained"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..adapter.claims import filled
-from ..metrics.membership import auc, rmia, true_confidence
+from ..metrics.membership import auc, rmia, tpr_at, true_confidence
 from ..metrics.unlearning import RetrainKL, accuracy, average_gap, unlearning_report
 from .card import write_card
 from .config import UnlearnConfig
@@ -32,6 +32,8 @@ class Training:
     lr: float = 0.05
     batch_size: int = 64
     seed: int = 0
+    bf16: bool = False
+    channels_last: bool = False
 
     def __post_init__(self):
         if self.epochs < 0 or self.batch_size < 1 or not self.lr > 0:
@@ -146,14 +148,15 @@ class Parts:
         if len(self.gone):
             found["UA_test"] = 100 - accuracy(predict(model, self.gone), labels_of(self.gone))
         if shadows:
-            found["RMIA"] = self.attack(outputs, shadows)
+            found |= self.attack(outputs, shadows)
         return found
 
-    def attack(self, outputs: dict, shadows: list[tuple[Tensor, Tensor]]) -> float:
-        """AUC in % of RMIA between forget and test set: 50 where they cannot be told apart."""
+    def attack(self, outputs: dict, shadows: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """RMIA between forget and test set, in %: its AUC, 50 where they cannot be told apart; its TPR at 1 % FPR."""
         x, z = (true_confidence(*outputs[name]) for name in ("forget", "test"))
         x_shadow, z_shadow = (torch.stack(parts) for parts in zip(*shadows))
-        return auc(rmia(x, x_shadow, z, z_shadow), rmia(z, z_shadow, z, z_shadow))
+        scores = rmia(x, x_shadow, z, z_shadow), rmia(z, z_shadow, z, z_shadow)
+        return {"RMIA": auc(*scores), "RMIA_TPR": tpr_at(*scores)}
 
     def judged(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """A shadow model's confidence in the true labels of the forget and the test set."""

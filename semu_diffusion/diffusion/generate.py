@@ -20,7 +20,7 @@ def draw(
 ) -> torch.Tensor:
     """Images (N, 3, H, W), float32 on the CPU in [0, 1], through the pipeline's own `__call__`.
 
-    Class-conditional models have none that takes labels; the family draws for them, without guidance.
+    Class-conditional models have none that takes labels; the family draws for them, guided if there is an empty class.
 
     Raises:
         ValueError: prompts and seeds of different numbers.
@@ -30,7 +30,7 @@ def draw(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
     if ClassConditional.matches(pipe):
-        return ClassConditional(pipe).draw(prompts, seeds, steps, batch_size, progress)
+        return ClassConditional(pipe).draw(prompts, seeds, steps, batch_size, progress, guidance)
     pipe.set_progress_bar_config(disable=True)
     images = []
     for start in range(0, len(prompts), batch_size):

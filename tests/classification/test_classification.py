@@ -464,7 +464,9 @@ def test_classify_writes_what_it_says(semu, tmp_path):
     }  # fmt: skip
     assert list(said["table"]) == list(saved["table"]) and set(said["table"]) == {"original", "semu", "retrain"}
     row = said["table"]["semu"]
-    assert {"UA", "UA_test", "RA", "TA", "MIA", "gap", "RMIA", "KL", "seconds", "trained", "bytes"} == set(row)
+    assert {"UA", "UA_test", "RA", "TA", "MIA", "gap", "RMIA", "RMIA_TPR", "KL", "seconds", "trained", "bytes"} == set(
+        row
+    )
     assert said["table"]["retrain"]["gap"] == said["table"]["retrain"]["KL"] == 0
     data, split = load_data("digits"), Split.load(out / "split.json")
     assert split == class_split(data.train.y, 3)

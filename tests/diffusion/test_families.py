@@ -240,6 +240,24 @@ def test_names_and_the_empty_class(family_folder, tmp_path):
     assert family.pairs(["3"], "next", None, 0)[0].anchor == "plane"
 
 
+def test_guidance_leads_away_from_the_empty_class(family_folder, tmp_path):
+    pipe = load_family(family_folder("classes"))
+    plain = draw(pipe, ["3"], [5], steps=2)
+    assert torch.equal(draw(pipe, ["3"], [5], steps=2, guidance=7.0), plain)  # five classes, none of them empty
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"subjects": ["a", "b", "c", "d"], "styles": []}))
+    pipe.register_to_config(_name_or_path=str(tmp_path))
+    torch.testing.assert_close(draw(pipe, ["d"], [5], steps=2, guidance=1.0), plain)
+    torch.testing.assert_close(draw(pipe, ["d"], [5], steps=2, guidance=0.0), draw(pipe, [""], [5], steps=2))
+    x, last = randn(1, 3, SIZE, SIZE, seed=5), len(pipe.scheduler.alphas_cumprod) - 1
+    with torch.no_grad():
+        own, empty = (pipe.unet(x, last, class_labels=torch.tensor([k])).sample for k in (3, CLASSES - 1))
+    signal = pipe.scheduler.alphas_cumprod[last]
+    clean = (x - (1 - signal).sqrt() * (empty + 2.5 * (own - empty))) / signal.sqrt()  # one DDIM step
+    expected = (clean / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(draw(pipe, ["d"], [5], steps=1, guidance=2.5), expected, rtol=1e-4, atol=1e-4)
+    assert family_of(pipe).guided
+
+
 def test_a_model_without_an_empty_prompt_has_no_negative_objective(family_folder, tmp_path):
     with pytest.raises(ValueError, match="empty prompt"):
         erase(load_family(family_folder("classes")), "3", tmp_path / "out", **QUICK, objective="negative")

@@ -34,7 +34,7 @@ def test_every_method_is_measured_on_every_seed_it_can_work_on(results):
     expected = {("retain", m) for m in ("Retrain", "Original", *METHODS)}
     expected |= {("forget", m) for m in ("Retrain", "Original", "SEMU")}  # FT needs retain data
     assert rows == {(t, k, m, s) for t, m in expected for k in ("class",) for s in (0, 1)}
-    measures = {"UA", "RA", "TA", "MIA", "gap", "RMIA", "KL", "seconds", "trained", "bytes"}
+    measures = {"UA", "RA", "TA", "MIA", "gap", "RMIA", "RMIA_TPR", "KL", "seconds", "time", "trained", "bytes"}
     assert all(measures <= set(r) or "failed" in r for r in results["rows"])
     assert {"command", "options", "versions", "machine", "seeds"} <= set(results)
 
@@ -87,10 +87,57 @@ def test_an_interrupted_run_goes_on(results, arguments, capsys, tmp_path):
     assert "3/3" in said and "4/4" not in said and "retrain-0-class: in the cache" in said
     again = json.loads(file.read_text())
     without = lambda rows: sorted(  # noqa: E731
-        json.dumps({k: v for k, v in r.items() if k != "seconds"}, sort_keys=True) for r in rows
+        json.dumps({k: v for k, v in r.items() if k not in ("seconds", "time")}, sort_keys=True) for r in rows
     )
     assert without(again["rows"]) == without(results["rows"])
     assert (tmp_path / "cut_retain.png").is_file() and not list(tmp_path.glob("*.tmp*"))
+
+
+def test_models_come_in_the_order_in_which_rows_need_them():
+    names = jobs.model_names(jobs.Options("digits", shadow_pairs=2), ["random10", "class"], [0, 1])
+    assert names[:3] == ["original-0", "retrain-0-random10", "retrain-0-class"] and names[3] == "original-1009"
+    assert names[6:] == ["original-1", "retrain-1-random10", "retrain-1-class", *(f"shadow-{k}" for k in range(4))]
+
+
+@pytest.mark.parametrize("name", ["original-0", "retrain-0-class"])
+def test_a_stopped_training_goes_on_behind_its_last_epoch(tmp_path, monkeypatch, name):
+    options = jobs.Options("digits", 240, width=2, epochs=3, bf16=True, channels_last=True, cache=str(tmp_path / "a"))
+    jobs.train_model(options, name)
+    whole, about = jobs.load(options, name)
+    parts = jobs.Options(**{**options.facts(), "cache": str(tmp_path / "b")})
+    log, call = jobs.Log, jobs.Log.__call__
+
+    def stop(self, row):
+        call(self, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "__call__", stop)
+    for epochs in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            jobs.train_model(parts, name)
+        assert len(json.loads((tmp_path / "b" / f"{name}.log.json").read_text())) == epochs
+    monkeypatch.setattr(log, "__call__", call)
+    assert "test accuracy" in jobs.train_model(parts, name)
+    resumed, rows = jobs.load(parts, name)
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in resumed.state_dict().items())
+    assert [row["epoch"] for row in rows["epochs"]] == [1, 2, 3]
+    seconds = [row["seconds"] for row in rows["epochs"]]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] == rows["seconds"]
+    assert [row["unseen"] for row in rows["epochs"]] == [row["unseen"] for row in about["epochs"]]
+    assert {f.name for f in (tmp_path / "b").iterdir()} == {name}
+    assert jobs.train_model(parts, name).endswith("in the cache")
+
+
+def test_options_of_training_alone_name_the_cache(arguments):
+    named = lambda *more: benchmark.options_of(benchmark.parse_args([*arguments, *more])).cache  # noqa: E731
+    assert named() == named("--passes", "3") == named("--shadow-pairs", "2")
+    assert len({named(), named("--bf16"), named("--arch", "vgg16"), named("--epochs", "3")}) == 4
+
+
+def test_the_parts_of_a_run(arguments, tmp_path, capsys, results):
+    output = ["--output", str(tmp_path / "found.json"), "--until"]
+    benchmark.main([*arguments, *output, "models"])
+    assert "goes on" in capsys.readouterr().out and not (tmp_path / "found.json").exists()
 
 
 def test_a_method_that_diverges_is_a_failed_row_not_a_crash(results, arguments):
@@ -170,6 +217,25 @@ def test_the_page_holds_both_tables_their_numbers_and_pictures(results, argument
             assert report.table(methods) in text and report.verdict(methods) in text
     mean = results["tables"]["forget"]["class"]["SEMU"]["gap"][0]
     assert f"{mean:.2f}" in text and results["command"] in text
+
+
+def test_numbers_in_print_stand_beside_all_of_cifar10_alone(results):
+    whole = json.loads(json.dumps(results))
+    for table in whole["tables"].values():
+        table["random10"] = table["class"]
+    assert "In print" not in report.page(whole, [])
+    whole["options"] |= {"data": "cifar10", "subset": None, "arch": "vgg16", "bf16": True}
+    text = report.page(whole, [])
+    assert text.count("In print (SalUn, arXiv 2310.12508, table 1)") == 1
+    assert "VGG-16 with BatchNorm of width" in text and "in bfloat16" in text
+    retrain = report.IN_PRINT["random10"]["Retrain"]
+    for rows in report.IN_PRINT.values():
+        for row in rows.values():  # the printed gaps are the means of the printed differences
+            own = next(r for r in rows.values() if r[4] == 0)
+            assert sum(abs(a - b) for a, b in zip(row[:4], own[:4])) / 4 == pytest.approx(
+                row[4], abs=0.016
+            )  # of rounded numbers
+    assert f"| Retrain | {retrain[0]:.2f} | 100.00 |" in text
 
 
 def test_no_page_without_numbers(tmp_path, results):

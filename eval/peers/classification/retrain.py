@@ -13,11 +13,11 @@ from semu_diffusion.classification import fit
 from .common import Peer, Task
 
 
-def unlearn(task: Task, epochs: int = 12, lr: float = 0.05) -> nn.Module:
-    """Draws all weights anew and trains on the remaining data, as the original was trained."""
+def unlearn(task: Task, epochs: int = 12, lr: float = 0.05, **how) -> nn.Module:
+    """Draws all weights anew and trains on the remaining data, as the original was trained; `how` goes to `fit`."""
     reset(task.model, task.seed)
     budget = task.budget
-    return fit(task.model, task.retain, epochs, lr, budget.batch_size, augment=budget.augment, seed=task.seed)
+    return fit(task.model, task.retain, epochs, lr, budget.batch_size, augment=budget.augment, seed=task.seed, **how)
 
 
 def reset(model: nn.Module, seed: int) -> None:

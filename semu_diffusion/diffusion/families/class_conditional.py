@@ -11,20 +11,21 @@ from torch import nn
 
 from ..concepts import COMMON, Pair, Vocabulary, vocabulary_of
 from ..pipeline import base_name, model_path
-from .base import Conditions, Diffusion, select
+from .base import Conditions, Diffusion, join, select
 
 
 class ClassConditional(Diffusion):
-    """UNet2DModel with a class embedding, in pixels, without guidance. Conditions: label (N,).
+    """UNet2DModel with a class embedding, in pixels. Conditions: label (N,).
 
     Classes go by number, or by name where the model's folder has a vocabulary.json with as many subjects as classes;
-    with one subject fewer, the last class stands for none and is the empty prompt.
+    with one subject fewer, the last class stands for none and is the empty prompt, and classifier-free guidance
+    (arXiv 2207.12598) leads away from it.
     """
 
     pipelines = (DDPMPipeline, DDIMPipeline)
     reads_text = False
     title = "class-conditional DDPM/DDIM (UNet2DModel with class labels)"
-    guided = False
+    guided = False  # unless there is a class that stands for none
     empty = None
 
     def __init__(self, pipe):
@@ -37,7 +38,7 @@ class ClassConditional(Diffusion):
         fits = words is not COMMON and len(words.subjects) in (self.count, self.count - 1)
         self.names = list(words.subjects) if fits else [str(k) for k in range(self.count)]
         if len(self.names) < self.count:
-            self.empty = ""
+            self.empty, self.guided = "", True
 
     @classmethod
     def matches(cls, pipe) -> bool:
@@ -118,8 +119,13 @@ class ClassConditional(Diffusion):
         steps: int,
         batch_size: int,
         progress: Callable[[int], None] | None = None,
+        guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Pictures (N, C, H, W) in [0, 1] by DDIM, for lack of a `__call__` that takes labels."""
+        """Pictures (N, C, H, W) in [0, 1] by DDIM, for lack of a `__call__` that takes labels.
+
+        Args:
+            guidance: Classifier-free, where the model knows a class that stands for none; 1 is without.
+        """
         conditions, pictures = self.encode(prompts), []
         for rows in torch.arange(len(prompts)).split(batch_size):
             noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seeds[r])) for r in rows]
@@ -127,8 +133,18 @@ class ClassConditional(Diffusion):
             times = self.times(torch.linspace(1 - 1e-6, 0, steps + 1)[:-1]).tolist()
             for t, s in zip(times, [*times[1:], -1], strict=True):
                 t, s = (torch.full((len(x),), k, device=x.device) for k in (t, s))
-                x = self.step(x.float(), self.predict(x, t, select(conditions, rows)).float(), t, s).to(x.dtype)
+                led = self.guide(x, t, select(conditions, rows), guidance)
+                x = self.step(x.float(), led, t, s).to(x.dtype)
             pictures.append((x.float().cpu() / 2 + 0.5).clamp(0, 1))
             if progress:
                 progress(len(rows))
         return torch.cat(pictures)
+
+    def guide(self, x: torch.Tensor, t: torch.Tensor, conditions: Conditions, guidance: float) -> torch.Tensor:
+        """The prediction (B, C, H, W), float32, led away from that of no class."""
+        if not self.guided or guidance == 1:
+            return self.predict(x, t, conditions).float()
+        nothing = self.encode([self.empty] * len(x))
+        both = self.predict(x.repeat(2, 1, 1, 1), t.repeat(2), join([conditions, nothing])).float()
+        own, empty = both.chunk(2)
+        return empty + guidance * (own - empty)

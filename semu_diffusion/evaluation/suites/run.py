@@ -200,12 +200,17 @@ def real_features(config: EvalConfig, judges, callback: Callback) -> torch.Tenso
     """The features (N, d) of the real pictures. ValueError where there are some but nothing to see them with."""
     if not config.real:
         return None
+    embedder, files = embedder_of(judges), list_pictures(config.real)
+    found = judged(embedder, files, [Shot("", 0)] * len(files), callback)
+    return torch.stack([record["features"] for record in found])
+
+
+def embedder_of(judges):
+    """The judge whose features FID is taken over. ValueError where there is none."""
     embedder = next((j for j in judges if j.describe()["name"].startswith("features")), None)
     if embedder is None:
         raise ValueError("FID needs features: pip install 'semu-diffusion[fid]', or name a CLIP model with --clip")
-    files = list_pictures(config.real)
-    found = judged(embedder, files, [Shot("", 0)] * len(files), callback)
-    return torch.stack([record["features"] for record in found])
+    return embedder
 
 
 def judge_folder(images: Path, config: EvalConfig, callback: Callback | None = None) -> tuple[dict, dict[str, list]]:
