@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, SemuLayer, find_layers
-from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.weights import inject, semu_layers
 
 SD15 = {

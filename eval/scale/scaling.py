@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semu_diffusion.adapter import SemuConfig, moments
+from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.decompose import choose_method, expected_columns
-from semu_diffusion.adapter.layer import matrix_shape
 from semu_diffusion.adapter.model import find_layers
 from semu_diffusion.adapter.sketch import Maps
 from semu_diffusion.adapter.weights import WEIGHTS

@@ -10,10 +10,7 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-
-def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
-    """(m, n) of the layer's weight as a matrix: (out, in), for a convolution (out, in / groups * kh * kw)."""
-    return layer.weight.shape[0], layer.weight[0].numel()
+from .base_layers import device_of, full_precision, is_adaptable, is_linear, is_quantised, matrix_shape, weight_shape
 
 
 def layer_name(path: str) -> str:
@@ -68,7 +65,7 @@ class SemuLayer(nn.Module, BaseTunerLayer):
     def set_basis(self, adapter_name: str, U: torch.Tensor, V: torch.Tensor, R: torch.Tensor | None = None) -> None:
         """Installs U (m, r), V (n, r) and R (r, r), zero unless given; a new rank replaces the old one."""
         r = U.shape[1]
-        device = self.get_base_layer().weight.device
+        device = device_of(self.get_base_layer())
         R = torch.zeros(r, r) if R is None else R.detach()
         self.r[adapter_name] = r
         # Copies: neither a caller's tensor nor the memory of a mapped file may live on inside the layer.
@@ -101,10 +98,21 @@ class SemuLayer(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """scale * U R V^T in the shape of the weight, fp32."""
-        return (self.left(adapter_name) @ self.semu_V[adapter_name].T).reshape(self.get_base_layer().weight.shape)
+        V = self.semu_V[adapter_name]
+        with full_precision(V.device):
+            return (self.left(adapter_name) @ V.T).reshape(weight_shape(self.get_base_layer()))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Adds the update to the weight. ValueError, and no change, where safe_merge finds a non-finite value."""
+        """Adds the update to the weight.
+
+        Raises:
+            ValueError, and no change: safe_merge finds a non-finite value, or the weight is quantised.
+        """
+        if is_quantised(self.get_base_layer()):
+            kind = type(self.get_base_layer()).__name__
+            raise ValueError(
+                f"a quantised {kind} takes no adapter into its weight; load the base in fp16, bf16 or fp32"
+            )
         weight = self.get_base_layer().weight
         merged, names = weight.data, []
         for name in check_adapters_to_merge(self, adapter_names) or ():
@@ -140,7 +148,7 @@ class SemuLayer(nn.Module, BaseTunerLayer):
             return result
         for name in self.active_adapters:
             if self.r.get(name):
-                result = result + self.delta(x, name)
+                result = result + self.delta(x, name).to(result.dtype)
         return result
 
     def __repr__(self) -> str:
@@ -151,7 +159,7 @@ class SemuLinear(SemuLayer):
     """Linear layer with U R V^T beside it."""
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
+        V, UR = self.semu_V[adapter_name].to(x), self.left(adapter_name).to(x)
         return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -163,20 +171,16 @@ class SemuConv2d(SemuLayer):
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         conv = self.get_base_layer()
-        V, UR = self.semu_V[adapter_name].to(x.dtype), self.left(adapter_name).to(x.dtype)
-        down = V.T.reshape(-1, *conv.weight.shape[1:]).contiguous()  # else torch takes x for channels last, and copies
+        V, UR = self.semu_V[adapter_name].to(x), self.left(adapter_name).to(x)
+        down = V.T.reshape(-1, *weight_shape(conv)[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)
         return F.conv2d(conv._conv_forward(x, down, None), UR[:, :, None, None], groups=conv.groups)
 
 
-LAYERS = {nn.Linear: SemuLinear, nn.Conv2d: SemuConv2d}
-
-
 def make_layer(target: nn.Module, adapter_name: str, r: int, inference_mode: bool, name: str = "") -> SemuLayer:
-    """Wraps a Linear or Conv2d, or a tuner layer around one. ValueError for anything else."""
+    """Wraps a Linear or Conv2d of any kind, or a tuner layer around one. ValueError for anything else."""
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    # Exact types: a subclass may never call its own forward (nn.MultiheadAttention's out_proj), and be bypassed.
-    if type(base) not in LAYERS:
-        raise ValueError(f"SEMU adapts nn.Linear and nn.Conv2d, but {name or 'the target'} is {type(base).__name__}")
-    return LAYERS[type(base)](target, adapter_name, r, inference_mode)
+    if not is_adaptable(base):
+        raise ValueError(f"SEMU adapts Linear and Conv2d layers, but {name or 'the target'} is {type(base).__name__}")
+    return (SemuLinear if is_linear(base) else SemuConv2d)(target, adapter_name, r, inference_mode)

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from .base_layers import matrix_shape
 from .config import SemuConfig, listed
-from .layer import SemuLayer, layer_name, matrix_shape
+from .layer import SemuLayer, layer_name
 from .model import find_layers
 
 WEIGHTS = "adapter_model.safetensors"

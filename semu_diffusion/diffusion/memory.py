@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..adapter.layer import matrix_shape
+from ..adapter.base_layers import matrix_shape
 from ..adapter.model import find_layers
 from ..adapter.moments import COLUMNS, WIDE
 from ..adapter.sketch import Maps
