@@ -6,6 +6,7 @@ differentiated by autograd, and its tensor may have another shape, so nothing bu
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AbstractContextManager
 
 import torch
@@ -20,6 +21,21 @@ ROWS = 1024  # of the identity that a layer is given at a time, where its weight
 def full_precision(device: torch.device | str) -> AbstractContextManager:
     """No autocast for the time of the block: sums, products and factorisations in the tensors' own dtype."""
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """The floating point type that a model computes in: that of most of its numbers, or what its quantiser says.
+
+    A model may keep a few layers in fp32, and the tensors of a quantised one may be whole numbers.
+    """
+    said = getattr(getattr(model, "hf_quantizer", None), "compute_dtype", None)
+    if isinstance(said, torch.dtype):
+        return said
+    sizes: Counter[torch.dtype] = Counter()
+    for p in model.parameters():
+        if p.is_floating_point():
+            sizes[p.dtype] += p.numel()
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
 
 
 def is_linear(module: nn.Module) -> bool:

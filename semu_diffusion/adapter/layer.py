@@ -110,9 +110,7 @@ class SemuLayer(nn.Module, BaseTunerLayer):
         """
         if is_quantised(self.get_base_layer()):
             kind = type(self.get_base_layer()).__name__
-            raise ValueError(
-                f"a quantised {kind} takes no adapter into its weight; load the base in fp16, bf16 or fp32"
-            )
+            raise ValueError(f"a quantised {kind} takes no update into its weight; load the base in fp16, bf16 or fp32")
         weight = self.get_base_layer().weight
         merged, names = weight.data, []
         for name in check_adapters_to_merge(self, adapter_names) or ():

@@ -31,7 +31,7 @@ def make_states(
     kept = [keep[k % len(keep)] for k in range(config.keep_latents)]
     kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]
     key = fingerprint(forget=[vars(p) for p in forget], kept=[p.prompt for p in kept], config=config.to_dict())
-    with accelerator.main_process_first():
+    with accelerator.main_process_first(), accelerator.autocast():
         states = States.load(work / "states.safetensors", key) if work else None
         if states is None:
             states = draw_states(family, config, forget, kept, callback)

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ..adapter import SemuConfig
 from ..adapter.config import erased_concepts
-from ..adapter.subspace import Basis, find_bases, install_bases
+from ..adapter.gradients import LossScale
+from ..adapter.model import find_layers
+from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
 from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
 from .concepts import strangers, vocabulary_of
@@ -29,6 +30,7 @@ from .families import family_of
 from .memory import module_bytes, plan
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
+from .precision import left_out, loss_scale, make_accelerator
 from .results import WORK, measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -86,11 +88,8 @@ def run_erasure(
         callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
     pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
-    AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=config.tracker,
-                              project_dir=folder and str(folder), cpu=pipe.device.type == "cpu",
-                              # U and V are buffers, and the same everywhere since make_bases
-                              kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])  # fmt: skip
+    accelerator = make_accelerator(config, folder, pipe.device)
+    scale = loss_scale(accelerator, family.dtype)
     pipe.to(accelerator.device)
     if folder and accelerator.is_main_process:
         prepare_folder(folder, config, overwrite, resume, name)
@@ -107,7 +106,7 @@ def run_erasure(
         config, fits = fitted(family, config, pairs[0].prompt, callback)
         states = make_states(family, config, pairs, vocabulary, work, accelerator, callback)
         with idle_parts_parked(pipe, family):
-            bases = make_bases(family, config, states, accelerator, callback)
+            bases = make_bases(family, config, states, accelerator, callback, scale)
     except ValueError:  # the options do not fit the model or the pictures: nothing has begun
         if folder and accelerator.is_main_process:
             discard(folder)
@@ -117,7 +116,7 @@ def run_erasure(
     if config.on_top_of:
         train_beside(family.model)
     with idle_parts_parked(pipe, family):
-        progress = train(family, config, states, accelerator, work, callback)
+        progress = train(family, config, states, accelerator, work, callback, scale)
     freeze(family)
     facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
     if config.on_top_of:
@@ -208,20 +207,28 @@ def adapter_config(config: EraseConfig) -> SemuConfig:
 
 
 def make_bases(
-    family, config: EraseConfig, states: States, accelerator: Accelerator, callback: Callback
+    family,
+    config: EraseConfig,
+    states: States,
+    accelerator: Accelerator,
+    callback: Callback,
+    scale: LossScale | None = None,
 ) -> dict[str, Basis]:
     """The bases from all forget records; every process computes the same sums, the first one's bases count."""
     callback.stage("gradient and SVD")
-    trainer = Trainer(family, config, states, accelerator, Path("."))
-    model = family.model
+    trainer = Trainer(family, config, states, accelerator, Path("."), scale)
+    model, semu = family.model, adapter_config(config)
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
-        model, adapter_config(config), trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch
+        model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch, scale=scale
     )
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
+    targeted = find_layers(model, semu)
+    if missing := without_basis(targeted, bases):
+        callback.warn(left_out(missing, len(targeted)))
     return bases
 
 
@@ -235,11 +242,17 @@ def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str)
 
 
 def train(
-    family, config: EraseConfig, states: States, accelerator: Accelerator, work: Path | None, callback: Callback
+    family,
+    config: EraseConfig,
+    states: States,
+    accelerator: Accelerator,
+    work: Path | None,
+    callback: Callback,
+    scale: LossScale | None = None,
 ) -> Progress:
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(family, config, states, accelerator, work or Path(scratch))
+        trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale)
         callback.stage("training R", trainer.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")

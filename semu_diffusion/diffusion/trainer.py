@@ -13,12 +13,14 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
+from ..adapter.gradients import LossScale
 from ..adapter.subspace import param_groups
 from ..adapter.weights import save_atomic, semu_layers
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
 from .families import Family, moved
 from .objectives import OBJECTIVES, remaining_share, squared_error
+from .precision import set_scaler
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
 
 CHECK_EVERY = 10  # steps between measurements of what is left
@@ -50,9 +52,10 @@ class Progress:
 class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
-    def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path):
+    def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path,
+                 scale: LossScale | None = None):  # fmt: skip
         self.family, self.config, self.states = family, config, states
-        self.accelerator, self.folder = accelerator, folder
+        self.accelerator, self.folder, self.scale = accelerator, folder, scale
         parts = config.accumulate * accelerator.num_processes
         if config.batch_size % parts:
             raise ValueError(f"batch-size must be a multiple of accumulate times processes, here {parts}")
@@ -105,7 +108,8 @@ class Trainer:
         def backward() -> None:
             for index in records.split(max(1, 2 * self.config.batch_size // self.config.accumulate)):
                 share = len(index) / len(records)
-                (share * squared_error(self.predict(model, index), self.targets(index))).backward()
+                loss = share * squared_error(self.predict(model, index), self.targets(index))
+                (self.scale.value * loss if self.scale else loss).backward()
 
         return backward
 
@@ -170,6 +174,7 @@ class Trainer:
             FloatingPointError: the loss is not finite; the last checkpoint is left as it is.
         """
         progress, optimizer = Progress(), self.optimizer()
+        set_scaler(self.accelerator, self.scale)
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.end(progress):
@@ -195,10 +200,19 @@ class Trainer:
 
     def step(self, model: nn.Module, optimizer, step: int) -> dict:
         """One optimizer step over `accumulate` parts of the batch."""
-        whole, n = self.batch(step), self.config.accumulate
+        whole = self.batch(step)
         if len(self.adversary):
             self.follow(whole)
-        row = {"step": step + 1}
+        while True:
+            row = self.gradient(model, whole, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            if not optimizer.step_was_skipped:  # else fp16 overflowed, and the loss is scaled less from now on
+                return row
+
+    def gradient(self, model: nn.Module, whole: Batch, step: int) -> dict:
+        """Back-propagates the loss of a batch; the step's row of the history."""
+        row, n = {"step": step + 1}, self.config.accumulate
         for part in zip(*(v.tensor_split(n) for v in (whole.forget, whole.keep, whole.shift)), strict=True):
             loss, parts = self.loss(model, Batch(*part))
             self.accelerator.backward(loss / n)
@@ -209,8 +223,6 @@ class Trainer:
             raise FloatingPointError(
                 f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no"
             )
-        optimizer.step()
-        optimizer.zero_grad()
         return row
 
     def met(self, progress: Progress) -> bool:

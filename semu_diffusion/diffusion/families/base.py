@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
+from ...adapter.base_layers import compute_dtype
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
 from ..pipeline import denoiser
 
@@ -27,6 +28,11 @@ def join(parts: list[Conditions]) -> Conditions:
 def moved(conditions: Conditions, device: torch.device | str) -> Conditions:
     """The conditions on a device."""
     return {key: value.to(device) for key, value in conditions.items()}
+
+
+def cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
+    """The conditions as a model of this dtype takes them, where an encoder has another; whole numbers stay."""
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in conditions.items()}
 
 
 class Family(ABC):
@@ -78,13 +84,18 @@ class Family(ABC):
             guidance: For models that take it as an input; others leave it out.
         """
         parts = [prompts[k : k + self.at_once] for k in range(0, len(prompts), self.at_once)]
-        return join([self.encode_part(part, guidance) for part in parts])
+        return cast(join([self.encode_part(part, guidance) for part in parts]), self.dtype)
 
     @abstractmethod
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         """`encode` of at most `at_once` prompts."""
 
     # ------------------------------------------------------------------------------------------ latents
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, and so what it is given."""
+        return compute_dtype(self.model)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
