@@ -101,13 +101,20 @@ def dequantised(layer: nn.Module) -> torch.Tensor:
     if not is_quantised(layer):
         return layer.weight
     weight = getattr(layer, "weight", None)
-    if hasattr(weight, "quant_type"):  # GGUF
+    if type(weight).__name__ == "GGUFParameter":
         from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 
         return dequantize_gguf_tensor(weight)
     if type(weight).__module__.startswith("optimum."):
         return weight.dequantize()
-    if hasattr(layer, "W_q") or type(weight).__module__.startswith(("torchao.", "bitsandbytes.")):
+    if type(weight).__name__ == "Int8Params":  # PEFT's way takes the scales off a layer on a CPU
+        import bitsandbytes
+
+        state = layer.state
+        scales = weight.SCB if state.SCB is None else state.SCB
+        return bitsandbytes.functional.int8_vectorwise_dequant(weight.data, scales.to(weight.device))
+    packed = getattr(getattr(weight, "quant_state", None), "packing_format_for_cpu", False)
+    if not packed and (hasattr(layer, "W_q") or type(weight).__module__.startswith(("torchao.", "bitsandbytes."))):
         return dequantize_module_weight(layer)
     return measured_weight(layer)
 
