@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from .loading import Loading
 from .options import open_pipeline, output_folder
 
 RESUMABLE = ("base", "erased")  # folders that an interrupted evaluation leaves
@@ -21,7 +22,7 @@ class Run:
     scale: float
     overwrite: bool
     device: str | None
-    dtype: str
+    loading: Loading
     as_json: bool
     quiet: bool
 
@@ -50,6 +51,6 @@ def open_adapted(run: Run):
 
     if run.adapter is None:
         raise ValueError("missing argument ADAPTER: the folder that `semu erase` wrote, or user/name")
-    pipe = open_pipeline(run.model, own_device(run.device), run.dtype)
+    pipe = open_pipeline(run.model, own_device(run.device), run.loading)
     place = local(run.adapter)
     return pipe, place, load_adapter(pipe, place, scale=run.scale)

@@ -10,6 +10,7 @@ import typer
 
 from ..attacks.judge import pictograms_judge
 from ..attacks.results import FILE, read_done, write_results
+from .loading import Loading, loads_model
 from .options import (
     Adapter,
     Device,
@@ -26,6 +27,7 @@ from .options import (
 )
 
 
+@loads_model
 def attack(
     adapter: Adapter,
     output: Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")],
@@ -42,6 +44,8 @@ def attack(
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Attack an erased model: prompts, inversion, images, relearning, file changes.
 
@@ -62,7 +66,7 @@ def attack(
     looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
-    pipe = open_pipeline(model, device, "fp32")
+    pipe = open_pipeline(model, device, loading)
     base = Target(pipe)
     place = local(adapter)
     about = load_adapter(pipe, place, scale=scale)

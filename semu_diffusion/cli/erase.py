@@ -13,9 +13,9 @@ from typing import Annotated, Optional
 import typer
 
 from ..diffusion.config import EraseConfig
+from .loading import loading_options, take_loading
 from .options import (
     Device,
-    Dtype,
     Json,
     Model,
     Overwrite,
@@ -65,7 +65,6 @@ def erase(
     overwrite: Overwrite = False,
     resume: Resume = False,
     device: Device = None,
-    dtype: Dtype = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
     **options,
@@ -78,13 +77,14 @@ def erase(
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
+    loading = take_loading(options)
     given = {k: v for k, v in options.items() if v not in (None, [])}
     settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
     if first and not resume:
         output_folder(output, overwrite)
     elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
-    pipe = open_pipeline(model, device, dtype)
+    pipe = open_pipeline(model, device, loading)
     pipe.register_to_config(_name_or_path=model)
     with display(quiet or not first) as callback:
         erasure = run_erasure(pipe, settings, output, overwrite, resume, callback)
@@ -113,4 +113,4 @@ def with_options(command, options: dict[str, inspect.Parameter], first: tuple[st
     command.__annotations__ = {p.name: p.annotation for p in command.__signature__.parameters.values()}
 
 
-with_options(erase, erase_options(), tuple(MAIN))
+with_options(erase, {**erase_options(), **loading_options()}, tuple(MAIN))

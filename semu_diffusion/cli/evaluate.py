@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from .adapted import Run, open_adapted, prepare
+from .loading import Loading, loads_model
 from .options import (
     Device,
-    Dtype,
     Json,
     MaybeAdapter,
     Model,
@@ -57,6 +57,7 @@ Results = Annotated[
 ]
 
 
+@loads_model
 def evaluate(
     adapter: MaybeAdapter = None,
     output: Output = None,
@@ -81,9 +82,10 @@ def evaluate(
     verify: Verify = False,
     results: Results = None,
     device: Device = None,
-    dtype: Dtype = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Measure what an adapter forgets and what it keeps, beside the base model.
 
@@ -94,7 +96,7 @@ def evaluate(
 
     check_scale(scale)
     quieten()
-    run = Run(adapter, output, model, scale, overwrite, device, dtype, as_json, quiet)
+    run = Run(adapter, output, model, scale, overwrite, device, loading, as_json, quiet)
     if verify:
         return verify_command(run, results)
     if output is None:

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from .loading import Loading, loads_model
 from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder
 
 
+@loads_model
 def export(
     adapter: Adapter,
     output: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -29,6 +31,8 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Write a single file in fp16.")] = False,
     scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
     overwrite: Overwrite = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Write an adapter in a format that other programs load.
 
@@ -44,7 +48,7 @@ def export(
     if to == "native" and scale != 1:
         raise ValueError("a native adapter is written at full strength; give --scale where it is loaded")
     output_folder(output, overwrite)
-    pipe = open_pipeline(model, None, "fp32")
+    pipe = open_pipeline(model, None, loading, whole=to == "merged")
     load_adapter(pipe, adapter, scale=scale)
     if compress is not None:
         print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)

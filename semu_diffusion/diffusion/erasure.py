@@ -27,9 +27,10 @@ from .concepts import strangers, vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .families import family_of
+from .loading import Loading, load_pipeline
 from .memory import module_bytes, plan
 from .on_top import join_before, leave_before, load_before, train_beside
-from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
+from .pipeline import base_name, denoiser, model_path, parts
 from .precision import left_out, loss_scale, make_accelerator
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -56,13 +57,13 @@ def erase(pipe, concept: str | list[str], output: str | Path | None = None, **op
     Args:
         concept: A word, "... style", a .txt file of prompts, or several of these.
         output: Folder for the adapter, its LoRA and results.json; None writes nothing.
-        **options: Fields of `EraseConfig`; besides `overwrite`, `resume`, `callback`, `device`.
+        **options: Fields of `EraseConfig`; besides `overwrite`, `resume`, `callback`, `device`, `loading`.
 
     Raises:
         ValueError: bad options, an output folder in use, an unknown model.
         FloatingPointError: the loss became NaN; the last checkpoint is kept.
     """
-    run = {k: options.pop(k) for k in ("overwrite", "resume", "callback", "device") if k in options}
+    run = {k: options.pop(k) for k in ("overwrite", "resume", "callback", "device", "loading") if k in options}
     return run_erasure(pipe, EraseConfig(concept=concept, **options), output, **run)
 
 
@@ -74,11 +75,12 @@ def run_erasure(
     resume: bool = False,
     callback: Callback | None = None,
     device: str | None = None,
+    loading: Loading | None = None,
 ) -> Erasure:
     """`erase` with a config; see there."""
     started, callback = time.time(), callback or Callback()
     name = pipe if isinstance(pipe, str) else base_name(pipe)
-    pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
+    pipe = load_pipeline(pipe, device, loading=loading) if isinstance(pipe, str) else pipe
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
         raise ValueError(

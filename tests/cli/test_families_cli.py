@@ -30,8 +30,8 @@ def small_semu(semu, monkeypatch):
     """Runs the entry point with arguments, at the size of the small transformers: status and what it printed."""
     load = diffusion.load_pipeline
 
-    def small(*arguments):
-        pipe = load(*arguments)
+    def small(*arguments, **options):
+        pipe = load(*arguments, **options)
         if hasattr(pipe, "default_sample_size"):
             pipe.default_sample_size = SIZE  # FLUX has it nowhere in its configuration
         return pipe

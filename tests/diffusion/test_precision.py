@@ -99,7 +99,9 @@ def test_an_adapter_of_fp32_has_its_effect_in_half_precision(name, dtype, family
     half.to(dtype)
     folder = in_fp32(name)[0]
     there, here = effect(load_family(family_folder(name)), folder), effect(half, folder)
-    assert torch.nn.functional.cosine_similarity(there.flatten(), here.flatten(), dim=0) > (0.7 if dtype == torch.bfloat16 else 0.98)
+    assert torch.nn.functional.cosine_similarity(there.flatten(), here.flatten(), dim=0) > (
+        0.7 if dtype == torch.bfloat16 else 0.98
+    )
 
 
 def test_an_overflow_begins_again_with_a_smaller_scale_and_loses_no_step(family_folder, monkeypatch):
