@@ -87,6 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         if hub.refuse:
             return self.answer({"error": "refused"}, hub.refuse)
+        if hub.gated:
+            return self.answer({"error": "gated"}, 403, X_Error_Code="GatedRepo")
         if self.path.startswith("/api/models/"):
             return self.list_files(*unquote(self.path.split("?")[0]).removeprefix("/api/models/").split("/", 3))
         owner, name, _, revision, file = map(unquote, self.path.split("?")[0].lstrip("/").split("/", 4))
@@ -122,7 +124,7 @@ class Hub:
 
     def __init__(self):
         self.repos, self.private, self.commits, self.requests = {}, {}, [], []
-        self.refuse, self.break_commit, self.up = 0, False, True
+        self.refuse, self.break_commit, self.gated, self.up = 0, False, False, True
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.hub = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"

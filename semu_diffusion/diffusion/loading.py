@@ -137,15 +137,18 @@ def check_family(index: dict, model: str) -> None:
 def download(repo: str, loading: Loading, whole: bool) -> Path:
     """The folder in the cache that a model of the Hub was downloaded to, its index first."""
     from diffusers import DiffusionPipeline
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     inside = f"{loading.subfolder}/" if loading.subfolder else ""
     try:
-        index = read_index(Path(hf_hub_download(repo, f"{inside}model_index.json", **loading.hub)))
+        file = Path(hf_hub_download(repo, f"{inside}model_index.json", **loading.hub))
+        index = read_index(file)
         check_family(index, repo)
+        if loading.local_files_only:
+            return file.parent
         if inside:
-            return Path(snapshot_download(repo, allow_patterns=[f"{inside}*"], **loading.hub)) / loading.subfolder
-        files = remote_files(repo, loading)
+            return Path(snapshot_download(repo, allow_patterns=[f"{inside}*"], **loading.hub)) / inside
+        files = HfApi().list_repo_files(repo, revision=loading.revision, token=loading.token)
         variant = choose_variant(files, loading.variant, repo)
         return Path(
             DiffusionPipeline.download(
@@ -156,16 +159,6 @@ def download(repo: str, loading: Loading, whole: bool) -> Path:
         raise explained(error, repo) from None
 
 
-def remote_files(repo: str, loading: Loading) -> list[str]:
-    """Names of the files of a repository, or of what the cache has of it."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    if not loading.local_files_only:
-        return HfApi().list_repo_files(repo, revision=loading.revision, token=loading.token)
-    folder = Path(snapshot_download(repo, allow_patterns=["*.json"], **loading.hub))
-    return [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
-
-
 def unused(index: dict, whole: bool) -> dict:
     """Arguments that keep diffusers from loading components that erasing never uses."""
     left = {} if whole else {name: None for name in UNUSED if name in index}
@@ -174,15 +167,17 @@ def unused(index: dict, whole: bool) -> dict:
 
 def load_folder(model: str, folder: Path, device: torch.device, loading: Loading, whole: bool):
     """The pipeline of a local folder that is known to be of a family."""
-    from diffusers import DiffusionPipeline
+    import diffusers
 
     index = read_index(folder / "model_index.json")
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     variant = choose_variant(files, loading.variant, model)
     check_shards(folder, variant, model)
-    dtypes = component_dtypes(folder, index, variant, device, "fp32" if model == EMBEDDED else loading.dtype, loading)
+    wanted = "fp32" if model == EMBEDDED and loading.dtype == "auto" else loading.dtype  # its files are only smaller so
+    dtypes = component_dtypes(folder, index, variant, device, wanted)
     try:
-        return DiffusionPipeline.from_pretrained(
+        kind = getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline)
+        return kind.from_pretrained(  # of the class itself, which knows what may be left out
             str(folder), variant=variant, use_safetensors=True, **as_dtype(dtypes), **unused(index, whole)
         )
     except Exception as error:  # of diffusers, transformers, safetensors and quantisers
@@ -193,7 +188,7 @@ def load_folder(model: str, folder: Path, device: torch.device, loading: Loading
 
 
 def component_dtypes(
-    folder: Path, index: dict, variant: str | None, device: torch.device, wanted: str, loading: Loading
+    folder: Path, index: dict, variant: str | None, device: torch.device, wanted: str
 ) -> dict[str, torch.dtype] | torch.dtype:
     """The dtype of each component: the wanted one, on a CPU fp32, else that of its files."""
     if wanted != "auto":
