@@ -76,12 +76,25 @@ def main() -> None:
         fail(str(error))
     except Exception as error:
         # Typer and click raise usage errors of their own classes; they know how to say what is wrong.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            fail(error.format_message())
+        if (said := device_trouble(error)) is None:
             raise
-        fail(error.format_message())
+        fail(said)
     if status == 130:  # what Typer makes of Ctrl-C
         fail("interrupted; an erasure goes on with --resume", 130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def device_trouble(error: Exception) -> str | None:
+    """What a full or half-empty device means to the user; None for any other error."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            f"the device's memory is full ({str(error).split('. ')[0]}); give --max-memory, --dtype bf16 or --offload"
+        )
+    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
+        return "this model cannot be offloaded layer by layer; use --offload model or group"
+    return None
 
 
 def fail(message: str, status: int = 2) -> typing.NoReturn:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
@@ -26,11 +23,12 @@ from ..callbacks import Callback
 from .concepts import strangers, vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
+from .devices import execution_device, idle_parts, idle_parts_parked, settle, wake
 from .families import family_of
 from .loading import Loading, load_pipeline
 from .memory import module_bytes, plan
 from .on_top import join_before, leave_before, load_before, train_beside
-from .pipeline import base_name, denoiser, model_path, parts
+from .pipeline import base_name, model_path, parts
 from .precision import left_out, loss_scale, make_accelerator
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -90,9 +88,9 @@ def run_erasure(
         callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
     pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
-    accelerator = make_accelerator(config, folder, pipe.device)
+    accelerator = make_accelerator(config, folder, execution_device(pipe))
     scale = loss_scale(accelerator, family.dtype)
-    pipe.to(accelerator.device)
+    settle(pipe, accelerator.device)
     if folder and accelerator.is_main_process:
         prepare_folder(folder, config, overwrite, resume, name)
     accelerator.wait_for_everyone()
@@ -108,6 +106,7 @@ def run_erasure(
         config, fits = fitted(family, config, pairs[0].prompt, callback)
         states = make_states(family, config, pairs, vocabulary, work, accelerator, callback)
         with idle_parts_parked(pipe, family):
+            wake(family.model)
             bases = make_bases(family, config, states, accelerator, callback, scale)
     except ValueError:  # the options do not fit the model or the pictures: nothing has begun
         if folder and accelerator.is_main_process:
@@ -166,34 +165,11 @@ def fitted(family, config: EraseConfig, prompt: str, callback: Callback) -> tupl
     if config.max_memory is None:
         return config, {}
     resident = {id(m): m for m in (*parts(family.pipe).values(), getattr(family.pipe, "vae", None)) if m is not None}
-    parked = {} if family.pipe.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
+    parked = {} if family.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
     fixed = sum(module_bytes(m) for key, m in resident.items() if key not in parked)
     config, words = plan(family, config, adapter_config(config), prompt, fixed)
     callback.stage(f"memory: {words}")
     return config, {"memory": words}
-
-
-def idle_parts(pipe, family) -> list[nn.Module]:
-    """Models that nothing needs once the prompts are encoded and the pictures are latents."""
-    busy = {id(family.model), id(denoiser(pipe))}
-    return [m for m in pipe.components.values() if isinstance(m, nn.Module) and id(m) not in busy]
-
-
-@contextlib.contextmanager
-def idle_parts_parked(pipe, family) -> Iterator[None]:
-    """Text encoders and autoencoder in the CPU's memory for the time of the block, where that is another one."""
-    device, idle = family.model.device, idle_parts(pipe, family)
-    if device.type == "cpu":
-        yield
-        return
-    for module in idle:
-        module.to("cpu")
-    torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        for module in idle:
-            module.to(device)
 
 
 def adapter_config(config: EraseConfig) -> SemuConfig:

@@ -35,7 +35,7 @@ def activations(family: Family, layers: dict[str, nn.Module], prompt: str) -> in
             saved[storage.data_ptr()] = storage
         return tensor
 
-    device, dtype = family.model.device, family.dtype
+    device, dtype = family.device, family.dtype
     conditions = select(family.encode([prompt]), torch.zeros(1, dtype=torch.long))
     weights = [layer.weight for layer in layers.values()]
     flags = [w.requires_grad for w in weights]

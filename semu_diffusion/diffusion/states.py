@@ -104,7 +104,7 @@ def trajectory(
         steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
     """
-    device, dtype = family.model.device, family.dtype
+    device, dtype = family.device, family.dtype
     rows, other = contexts[prompts], contexts[anchors]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
@@ -146,7 +146,7 @@ def noised_images(
     generator: torch.Generator,
 ) -> list[dict[str, torch.Tensor]]:
     """The same records from given pictures: their latents (N, C, H, W) noised to `steps` random times each."""
-    device, dtype, n = family.model.device, family.dtype, len(latents)
+    device, dtype, n = family.device, family.dtype, len(latents)
     rows, other = contexts[[pair.prompt] * n], contexts[[pair.anchor] * n]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)

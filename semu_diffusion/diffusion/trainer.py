@@ -18,6 +18,7 @@ from ..adapter.subspace import param_groups
 from ..adapter.weights import save_atomic, semu_layers
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
+from .devices import is_hooked
 from .families import Family, moved
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .precision import set_scaler
@@ -178,7 +179,8 @@ class Trainer:
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.end(progress):
-            model, prepared = self.accelerator.prepare(self.family.model, optimizer)
+            placed = [not is_hooked(self.family.model), False]  # hooks place what is offloaded
+            model, prepared = self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
             while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
                     group["lr"] = lr * self.rate(progress)

@@ -14,7 +14,7 @@ from semu_diffusion.adapter import SemuConfig, find_layers
 from semu_diffusion.adapter.weights import LORA, semu_layers
 from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.config import TARGETS
-from semu_diffusion.diffusion.erasure import idle_parts, idle_parts_parked
+from semu_diffusion.diffusion.devices import idle_parts, idle_parts_parked
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.memory import activations, needed, plan
 from semu_diffusion.diffusion.pipeline import denoiser
@@ -206,7 +206,7 @@ def test_idle_parts_make_room_on_another_device(family_folder, monkeypatch):
     pipe.register_modules(vae=part)
     with idle_parts_parked(pipe, family):
         assert part.sent == []  # on the CPU there is nothing to gain
-    monkeypatch.setattr("semu_diffusion.diffusion.erasure.idle_parts", lambda *_: [part])
+    monkeypatch.setattr("semu_diffusion.diffusion.devices.idle_parts", lambda *_: [part])
     family.model = family.model.to("meta")
     with pytest.raises(RuntimeError), idle_parts_parked(pipe, family):
         assert part.sent == ["cpu"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...adapter.base_layers import compute_dtype
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
+from ..devices import compute_device
 from ..pipeline import denoiser
 
 Conditions = dict[str, torch.Tensor]  # what the prompts become for the model; row i of each tensor is prompt i
@@ -91,6 +92,11 @@ class Family(ABC):
         """`encode` of at most `at_once` prompts."""
 
     # ------------------------------------------------------------------------------------------ latents
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return compute_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:

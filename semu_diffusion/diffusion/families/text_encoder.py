@@ -30,7 +30,7 @@ class TextEncoder(StableDiffusion):
         ids = tokenizer(
             prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids
-        return {"ids": ids.to(self.model.device)}
+        return {"ids": ids.to(self.device)}
 
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         return self.unet(x, t, model(conditions["ids"])[0]).sample
