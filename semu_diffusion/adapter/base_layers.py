@@ -65,15 +65,21 @@ def matrix_shape(layer: nn.Module) -> tuple[int, int]:
     return m, int(torch.Size(rest).numel())
 
 
+def hook_device(module: nn.Module) -> torch.device | None:
+    """Where the hooks of accelerate or diffusers bring an offloaded module for its calls; None where there are none."""
+    hook = getattr(module, "_hf_hook", None)
+    places = [getattr(h, "execution_device", None) for h in getattr(hook, "hooks", [hook])]
+    if (registry := getattr(module, "_diffusers_hook", None)) is not None:
+        group = getattr(registry.get_hook("group_offloading"), "group", None)
+        places.append(getattr(group, "onload_device", None))
+    place = next((place for place in places if place is not None), None)
+    return torch.device("cuda", place) if isinstance(place, int) else place and torch.device(place)
+
+
 def device_of(layer: nn.Module) -> torch.device:
     """Where the layer computes; an offloaded one's weights may be elsewhere between its calls."""
-    place = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)
-    if place is None and (registry := getattr(layer, "_diffusers_hook", None)) is not None:
-        group = getattr(registry.get_hook("group_offloading"), "group", None)
-        place = getattr(group, "onload_device", None)
-    if place is None:
-        place = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
-    return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    own = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
+    return hook_device(layer) or own
 
 
 def is_quantised(layer: nn.Module) -> bool:

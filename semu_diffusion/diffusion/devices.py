@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..adapter.base_layers import device_of
+from ..adapter.base_layers import device_of, hook_device
 from .pipeline import denoiser
 
 
@@ -70,10 +70,6 @@ def idle_parts_parked(pipe, family) -> Iterator[None]:
 
 
 def compute_device(model: nn.Module) -> torch.device:
-    """Where a model computes, from its first layer with weights of its own."""
-    hook = getattr(model, "_hf_hook", None)
-    place = getattr(hook, "execution_device", None)
-    if place is not None:
-        return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+    """Where a model computes; by its first part with weights where only its parts are offloaded."""
     own = next((m for m in model.modules() if any(True for _ in m.parameters(recurse=False))), model)
-    return device_of(own)
+    return hook_device(model) or device_of(own)
