@@ -74,6 +74,7 @@ def erase(
     semu erase --concept cigarette --output no-cigarette
     """
     from ..diffusion.erasure import prepare_folder, run_erasure
+    from ..diffusion.loading import default_device
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
@@ -84,10 +85,10 @@ def erase(
         output_folder(output, overwrite)
     elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
-    pipe = open_pipeline(model, device, loading)
+    pipe = open_pipeline(model, device, loading, placed=False)
     pipe.register_to_config(_name_or_path=model)
     with display(quiet or not first) as callback:
-        erasure = run_erasure(pipe, settings, output, overwrite, resume, callback)
+        erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, device or default_device())
         report = finish(erasure, model, callback) if evaluate and first else None
     if not first:
         return

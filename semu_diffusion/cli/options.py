@@ -36,12 +36,12 @@ def quieten() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def open_pipeline(model: str, device: str | None, loading: Loading, whole: bool = False):
-    """The pipeline at `--model`; `whole` with the parts that are only written again."""
+def open_pipeline(model: str, device: str | None, loading: Loading, **options):
+    """The pipeline at `--model`; the options are those of `load_pipeline`."""
     from ..diffusion import load_pipeline
 
     quieten()
-    return load_pipeline(model, device, loading=loading, whole=whole)
+    return load_pipeline(model, device, loading=loading, **options)
 
 
 def output_folder(folder: Path, overwrite: bool) -> Path:

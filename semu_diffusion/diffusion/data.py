@@ -13,7 +13,7 @@ from .config import EraseConfig
 from .families import Family
 from .states import Contexts, States, draw_records, fingerprint, gather, noised_images
 
-BATCH = 32  # latents drawn together
+BATCH = 32  # latents whose noise is drawn together
 
 
 def make_states(
@@ -24,6 +24,7 @@ def make_states(
     work: Path | None,
     accelerator: Accelerator,
     callback: Callback,
+    at_once: int = BATCH,
 ) -> States:
     """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
     keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
@@ -34,14 +35,19 @@ def make_states(
     with accelerator.main_process_first(), accelerator.autocast():
         states = States.load(work / "states.safetensors", key) if work else None
         if states is None:
-            states = draw_states(family, config, forget, kept, callback)
+            states = draw_states(family, config, forget, kept, callback, at_once)
             if work and accelerator.is_main_process:
                 states.save(work / "states.safetensors", key)
     return states
 
 
 def draw_states(
-    family: Family, config: EraseConfig, forget: list[Pair], kept: list[Pair], callback: Callback
+    family: Family,
+    config: EraseConfig,
+    forget: list[Pair],
+    kept: list[Pair],
+    callback: Callback,
+    at_once: int = BATCH,
 ) -> States:
     """Every second forgotten latent follows its prompt, the others its anchor; kept ones follow their prompts."""
     callback.stage("forget latents", len(forget) + len(kept))
@@ -50,13 +56,24 @@ def draw_states(
 
     def drawn(pairs: list[Pair], steer: list[bool], seed: int) -> list[dict]:
         return draw_records(
-            family, contexts, pairs, steer, config.sampler_steps, config.guidance, seed, BATCH, callback.advance
+            family,
+            contexts,
+            pairs,
+            steer,
+            config.sampler_steps,
+            config.guidance,
+            seed,
+            BATCH,
+            callback.advance,
+            at_once,
         )
 
     def given(latents: torch.Tensor | None, pair: Pair) -> list[dict]:
         generator = torch.Generator().manual_seed(config.seed)
         return (
-            [] if latents is None else noised_images(family, contexts, latents, pair, config.sampler_steps, generator)
+            []
+            if latents is None
+            else noised_images(family, contexts, latents, pair, config.sampler_steps, generator, at_once)
         )
 
     records = drawn(forget, [k % 2 == 0 for k in range(len(forget))], config.seed)

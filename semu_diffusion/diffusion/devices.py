@@ -33,13 +33,6 @@ def execution_device(pipe) -> torch.device:
     return torch.device(getattr(pipe, "_execution_device", None) or pipe.device)
 
 
-def settle(pipe, device: torch.device) -> None:
-    """Brings the parts to a device that no hook brings there; those that are there already stay untouched."""
-    for part in modules_of(pipe):
-        if not is_hooked(part) and any(p.device.type != device.type for p in part.parameters()):
-            part.to(device)
-
-
 def wake(module: nn.Module) -> None:
     """A model that is offloaded as a whole comes to its device, as it does with each call."""
     hook = getattr(module, "_hf_hook", None)
@@ -47,26 +40,66 @@ def wake(module: nn.Module) -> None:
         hook.pre_forward(module)
 
 
-def idle_parts(pipe, family) -> list[nn.Module]:
-    """Models that nothing needs once the prompts are encoded and the pictures are latents."""
-    busy = {id(family.model), id(denoiser(pipe))}
-    return [m for m in modules_of(pipe) if id(m) not in busy]
+class Stage:
+    """What is on the device while a concept is erased: the models at work, the others only for their own moment.
+
+    Nothing is moved where the device is the CPU, nor what hooks move or what a quantiser holds in its place.
+
+    Args:
+        room: Bytes that there are; the models at work leave while others work that do not fit beside them.
+    """
+
+    def __init__(self, pipe, family, device: torch.device, room: float | None = None):
+        self.device, self.room = device, room
+        busy = {id(family.model), id(denoiser(pipe))}
+        movable = [m for m in modules_of(pipe) if device.type != "cpu" and not is_fixed(m)]
+        self.busy = [m for m in movable if id(m) in busy]
+        self.idle = [m for m in movable if id(m) not in busy]
+
+    def begin(self) -> None:
+        """The models at work come to the device, the others leave it."""
+        move(self.idle, "cpu")
+        move(self.busy, self.device)
+
+    @contextlib.contextmanager
+    def awake(self, *modules: nn.Module | None) -> Iterator[None]:
+        """These are on the device for the time of the block."""
+        wanted = [m for m in self.idle if any(m is module for module in modules)]
+        crowded = self.room is not None and sum(map(module_bytes, (*wanted, *self.busy))) > self.room
+        if crowded:
+            move(self.busy, "cpu")
+        move(wanted, self.device)
+        try:
+            yield
+        finally:
+            move(wanted, "cpu")
+            if crowded:
+                move(self.busy, self.device)
+
+    def end(self, pipe) -> None:
+        """All parts on the device, or, where they do not fit, each for its own moment by diffusers' hooks."""
+        if self.room is not None and sum(map(module_bytes, modules_of(pipe))) > self.room and self.idle:
+            pipe.enable_model_cpu_offload(device=self.device)
+        else:
+            move(self.idle, self.device)
 
 
-@contextlib.contextmanager
-def idle_parts_parked(pipe, family) -> Iterator[None]:
-    """Text encoders and autoencoder in the CPU's memory for the time of the block, where that is another one."""
-    device = family.device
-    idle = [] if device.type == "cpu" else [m for m in idle_parts(pipe, family) if not is_hooked(m)]
-    for module in idle:
-        module.to("cpu")
-    if device.type == "cuda":
+def is_fixed(module: nn.Module) -> bool:
+    """Whether a module's place is not ours to change: hooks move it, or bitsandbytes holds it."""
+    return is_hooked(module) or getattr(module, "is_loaded_in_8bit", False)
+
+
+def move(modules: list[nn.Module], device: torch.device | str) -> None:
+    """Brings modules to a device, and gives back what they leave behind."""
+    for module in modules:
+        module.to(device)
+    if modules and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        for module in idle:
-            module.to(device)
+
+
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def compute_device(model: nn.Module) -> torch.device:

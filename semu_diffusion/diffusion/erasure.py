@@ -23,12 +23,14 @@ from ..callbacks import Callback
 from .concepts import strangers, vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
-from .devices import execution_device, idle_parts, idle_parts_parked, settle, wake
+from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
 from .families import family_of
-from .loading import Loading, load_pipeline
-from .memory import module_bytes, plan
+from .footprint import measure as measure_footprint
+from .footprint import probe
+from .loading import Loading, check_device, default_device, load_pipeline
+from .memory import Plan, budget, default_plan, host_room, make_plan
 from .on_top import join_before, leave_before, load_before, train_beside
-from .pipeline import base_name, model_path, parts
+from .pipeline import base_name, denoiser, model_path
 from .precision import left_out, loss_scale, make_accelerator
 from .results import WORK, measure, write_outputs
 from .states import States
@@ -78,7 +80,10 @@ def run_erasure(
     """`erase` with a config; see there."""
     started, callback = time.time(), callback or Callback()
     name = pipe if isinstance(pipe, str) else base_name(pipe)
-    pipe = load_pipeline(pipe, device, loading=loading) if isinstance(pipe, str) else pipe
+    if isinstance(pipe, str):
+        device = device or default_device()
+        pipe = load_pipeline(pipe, device, loading=loading, placed=False)
+    place = check_device(device) if device else execution_device(pipe)
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
         raise ValueError(
@@ -88,9 +93,11 @@ def run_erasure(
         callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
     pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
-    accelerator = make_accelerator(config, folder, execution_device(pipe))
+    accelerator = make_accelerator(config, folder, place)
     scale = loss_scale(accelerator, family.dtype)
-    settle(pipe, accelerator.device)
+    present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == accelerator.device)
+    room = budget(config, accelerator.device, present)
+    family.stage = Stage(pipe, family, accelerator.device, room)
     if folder and accelerator.is_main_process:
         prepare_folder(folder, config, overwrite, resume, name)
     accelerator.wait_for_everyone()
@@ -103,22 +110,27 @@ def run_erasure(
     try:
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
-        config, fits = fitted(family, config, pairs[0].prompt, callback)
-        states = make_states(family, config, pairs, vocabulary, work, accelerator, callback)
-        with idle_parts_parked(pipe, family):
-            wake(family.model)
-            bases = make_bases(family, config, states, accelerator, callback, scale)
+        family.stage.begin()
+        with accelerator.autocast():
+            config, plan = fitted(family, config, pairs[0].prompt, room)
+        if plan.words:
+            callback.stage(f"memory: {plan.words}")
+        states = make_states(family, config, pairs, vocabulary, work, accelerator, callback, plan.drawn)
+        wake(family.model)
+        bases = make_bases(family, config, states, accelerator, callback, scale, plan)
     except ValueError:  # the options do not fit the model or the pictures: nothing has begun
         if folder and accelerator.is_main_process:
             discard(folder)
         leave_before(pipe)
+        family.stage.end(pipe)
         raise
     adapt(family, config, bases, name)
     if config.on_top_of:
         train_beside(family.model)
-    with idle_parts_parked(pipe, family):
-        progress = train(family, config, states, accelerator, work, callback, scale)
+    progress = train(family, config, states, accelerator, work, callback, scale, plan)
     freeze(family)
+    family.stage.end(pipe)
+    fits = {"memory": plan.words} if plan.words else {}
     facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
     if config.on_top_of:
         join_before(pipe)
@@ -160,16 +172,18 @@ def discard(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def fitted(family, config: EraseConfig, prompt: str, callback: Callback) -> tuple[EraseConfig, dict]:
-    """The choices that fit into --max-memory, and the fact of it; ValueError where none do."""
-    if config.max_memory is None:
-        return config, {}
-    resident = {id(m): m for m in (*parts(family.pipe).values(), getattr(family.pipe, "vae", None)) if m is not None}
-    parked = {} if family.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
-    fixed = sum(module_bytes(m) for key, m in resident.items() if key not in parked)
-    config, words = plan(family, config, adapter_config(config), prompt, fixed)
-    callback.stage(f"memory: {words}")
-    return config, {"memory": words}
+def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tuple[EraseConfig, Plan]:
+    """The choices that fit into so many bytes; ValueError where none do."""
+    if room is None:
+        return config, default_plan(config)
+    semu = adapter_config(config)
+    if not find_layers(family.model, semu):
+        raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
+    foot = measure_footprint(family.model, semu, probe(family, prompt), family.device)
+    models = {id(m): m for m in (family.model, denoiser(family.pipe))}.values()
+    host = None if family.device.type == "cpu" else host_room()
+    fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
+    return make_plan(config, fixed, foot, room, host)
 
 
 def adapter_config(config: EraseConfig) -> SemuConfig:
@@ -191,17 +205,19 @@ def make_bases(
     accelerator: Accelerator,
     callback: Callback,
     scale: LossScale | None = None,
+    plan: Plan | None = None,
 ) -> dict[str, Basis]:
     """The bases from all forget records; every process computes the same sums, the first one's bases count."""
     callback.stage("gradient and SVD")
-    trainer = Trainer(family, config, states, accelerator, Path("."), scale)
+    trainer = Trainer(family, config, states, accelerator, Path("."), scale, plan)
     model, semu = family.model, adapter_config(config)
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
-        model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch, scale=scale
-    )
+        model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch,
+        scale=scale, on_host=trainer.plan.on_host,
+    )  # fmt: skip
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
     targeted = find_layers(model, semu)
@@ -227,10 +243,11 @@ def train(
     work: Path | None,
     callback: Callback,
     scale: LossScale | None = None,
+    plan: Plan | None = None,
 ) -> Progress:
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale)
+        trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale, plan)
         callback.stage("training R", trainer.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")

@@ -59,6 +59,7 @@ def load_pipeline(
     dtype: torch.dtype | str | None = None,
     loading: Loading | None = None,
     whole: bool = False,
+    placed: bool = True,
     **options,
 ):
     """A diffusers pipeline from the embedded name, a folder, a single `.safetensors` file, or a Hub id.
@@ -70,6 +71,7 @@ def load_pipeline(
         dtype: By default that of each component's files, on a CPU fp32, which is quicker there; the embedded model
             computes in fp32 everywhere. Parts that a model keeps in fp32 stay so.
         loading: All further options at once; `options` are its fields.
+        placed: False leaves the parts on the CPU, for `run_erasure`, which brings each when it is needed.
         whole: With the components that erasing never uses, such as a safety checker, to write them again.
 
     Raises:
@@ -84,7 +86,7 @@ def load_pipeline(
         pipe = load_single_file(Path(path), single_dtype(Path(path), device, loading))
     else:
         pipe = load_folder(model, find_folder(model, path, loading, whole), device, loading, whole)
-    return place(pipe, device, loading.offload)
+    return place(pipe, device, loading.offload) if placed or loading.offload != "none" else pipe
 
 
 def place(pipe, device: torch.device, offload: str):
@@ -303,10 +305,15 @@ def single_file_kind(file: Path) -> type:
     return getattr(diffusers, found)
 
 
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_device(name: str | None) -> torch.device:
     """The device of that name, by default a GPU if there is one. ValueError where this machine has no such device."""
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or default_device())
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None

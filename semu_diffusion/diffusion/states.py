@@ -95,14 +95,18 @@ def trajectory(
     steps: int,
     guidance: float,
     generator: torch.Generator,
+    at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """Draws one latent per prompt with the guided sampler and records each of its states with three predictions.
+
+    Records are on the CPU: there may be gigabytes of them.
 
     Args:
         steer: True where the trajectory follows the prompt, False where it follows the anchor: once the concept is
             gone, the prompt leads through the anchor's states, so forgetting has to hold there too.
         steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
+        at_once: Most latents that go through the model together; how many does not change what is drawn.
     """
     device, dtype = family.device, family.dtype
     rows, other = contexts[prompts], contexts[anchors]
@@ -114,15 +118,31 @@ def trajectory(
     times = [family.times((k + shift) / steps).to(device) for k in reversed(range(steps))]
     records = []
     for t, s in zip(times, [*times[1:], torch.full_like(times[0], -1)], strict=True):
-        concept, anchor, empty = predict_distinct(family, x, t, values, own)
-        records.append(
-            {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
-        )
+        concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)
+        record = {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
+        records.append({key: value.cpu() for key, value in record.items()})
         led = torch.where(follow, concept, anchor)
         if family.guided:
             led = empty + guidance * (led - empty)
         x = family.step(x.float(), led.float(), t, s).to(dtype)
     return records
+
+
+def predict_parts(
+    family: Family,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    contexts: tuple[Conditions, ...],
+    rows: tuple[torch.Tensor, ...],
+    at_once: int | None = None,
+) -> list[torch.Tensor]:
+    """`predict_distinct` of at most so many latents at a time."""
+    parts = torch.arange(len(x)).split(at_once or len(x))
+    found = [
+        predict_distinct(family, x[k], t[k], tuple(select(c, k) for c in contexts), tuple(r[k] for r in rows))
+        for k in parts
+    ]
+    return [torch.cat(part) for part in zip(*found)]
 
 
 def predict_distinct(
@@ -144,6 +164,7 @@ def noised_images(
     pair: Pair,
     steps: int,
     generator: torch.Generator,
+    at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """The same records from given pictures: their latents (N, C, H, W) noised to `steps` random times each."""
     device, dtype, n = family.device, family.dtype, len(latents)
@@ -155,7 +176,7 @@ def noised_images(
         t = family.times((k + torch.rand(n, generator=generator)) / steps).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
         x = family.noised(latents, noise, t).to(dtype)
-        concept, anchor, empty = predict_distinct(family, x, t, values, own)
+        concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)
         truth = family.truth(latents, noise, t)
         records.append(
             {
@@ -182,13 +203,14 @@ def draw_records(
     seed: int,
     batch_size: int,
     progress: Callable[[int], None],
+    at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """`trajectory` over all pairs in batches; one generator per batch, so that the batch number fixes its noise."""
     records = []
     for start in range(0, len(pairs), batch_size):
         part, generator = pairs[start : start + batch_size], torch.Generator().manual_seed(seed + start)
         records += trajectory(family, contexts, [p.prompt for p in part], [p.anchor for p in part],
-                              steer[start : start + batch_size], steps, guidance, generator)  # fmt: skip
+                              steer[start : start + batch_size], steps, guidance, generator, at_once)  # fmt: skip
         progress(len(part))
     return records
 

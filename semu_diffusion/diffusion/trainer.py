@@ -20,6 +20,7 @@ from .adversary import STEPS, Adversary
 from .config import EraseConfig
 from .devices import is_hooked
 from .families import Family, moved
+from .memory import Plan, default_plan
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .precision import set_scaler
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
@@ -54,7 +55,8 @@ class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
     def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path,
-                 scale: LossScale | None = None):  # fmt: skip
+                 scale: LossScale | None = None, plan: Plan | None = None):  # fmt: skip
+        self.plan = plan or default_plan(config)
         self.family, self.config, self.states = family, config, states
         self.accelerator, self.folder, self.scale = accelerator, folder, scale
         parts = config.accumulate * accelerator.num_processes
@@ -107,7 +109,7 @@ class Trainer:
         records = self.forget[: self.config.gradient_records]  # in random order since __init__
 
         def backward() -> None:
-            for index in records.split(max(1, 2 * self.config.batch_size // self.config.accumulate)):
+            for index in records.split(self.plan.gradient):
                 share = len(index) / len(records)
                 loss = share * squared_error(self.predict(model, index), self.targets(index))
                 (self.scale.value * loss if self.scale else loss).backward()
@@ -121,13 +123,13 @@ class Trainer:
         keep, empty = (index[torch.randperm(len(index), generator=generator)] for index in kinds)
         prompted = count - min(count // 4, len(empty))
         chosen = torch.cat([keep[:prompted], empty[: count - prompted]])
-        return lambda: [self.predict(model, index) for index in chosen.split(32)]
+        return lambda: [self.predict(model, index) for index in chosen.split(self.plan.moments)]
 
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
         over, under, shifts = 0.0, 0.0, self.adversary.spread(len(self.held_out))
-        for index, shift in zip(*(v.split(4 * self.config.batch_size) for v in (self.held_out, shifts)), strict=True):
+        for index, shift in zip(*(v.split(self.plan.checked) for v in (self.held_out, shifts)), strict=True):
             concept = self.states.concept[index].to(self.accelerator.device)
             a, b = remaining_share(self.predict(model, index, shift), concept, self.targets(index))
             over, under = over + a, under + b

@@ -12,7 +12,8 @@ from semu_diffusion import erase
 from semu_diffusion.adapter.base_layers import weight_matrix
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.cli.app import device_trouble
-from semu_diffusion.diffusion.devices import execution_device, is_hooked, modules_of, settle
+from semu_diffusion.diffusion.devices import Stage, execution_device, is_hooked, module_bytes, modules_of
+from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import denoiser
 
 CPU = torch.device("cpu")
@@ -61,17 +62,57 @@ def test_the_weight_of_an_offloaded_layer():
     assert layer.weight.device.type == "meta"
 
 
-def test_only_what_no_hook_moves_is_moved(family_folder, monkeypatch):
-    pipe, moved = load_family(family_folder("sd1")), []
-    other = load_family(family_folder("sd1"))
-    WAYS["model"](other.unet)
-    monkeypatch.setattr(type(pipe.unet), "to", lambda self, device: moved.append("unet"))
-    monkeypatch.setattr(type(pipe.vae), "to", lambda self, device: moved.append("vae"))
-    monkeypatch.setattr(type(pipe.text_encoder), "to", lambda self, device: moved.append("text"))
-    settle(pipe, CPU)
-    assert moved == []
-    settle(other, torch.device("meta"))
-    assert sorted(moved) == ["text", "vae"]
+def parts_that_note(pipe, monkeypatch):
+    """Where the parts of a pipeline are sent, in order."""
+    sent = []
+    for name in ("unet", "vae", "text_encoder"):
+        part = getattr(pipe, name)
+        monkeypatch.setattr(part, "to", lambda device, name=name: sent.append((name, str(device))))
+    return sent
+
+
+def test_each_part_is_on_the_device_only_when_it_is_needed(family_folder, monkeypatch):
+    pipe = load_family(family_folder("sd1"))
+    family, sent = family_of(pipe), parts_that_note(pipe, monkeypatch)
+    stage = Stage(pipe, family, torch.device("meta"))
+    stage.begin()
+    assert sorted(sent) == [("text_encoder", "cpu"), ("unet", "meta"), ("vae", "cpu")]
+    sent.clear()
+    with stage.awake(pipe.text_encoder):
+        assert sent == [("text_encoder", "meta")]
+    assert sent.pop() == ("text_encoder", "cpu")
+    sent.clear()
+    with pytest.raises(RuntimeError), stage.awake(pipe.vae, None):
+        raise RuntimeError
+    assert sent == [("vae", "meta"), ("vae", "cpu")]
+    sent.clear()
+    stage.end(pipe)
+    assert sorted(sent) == [("text_encoder", "meta"), ("vae", "meta")]
+
+
+def test_what_does_not_fit_beside_each_other_takes_turns(family_folder, monkeypatch):
+    pipe = load_family(family_folder("sd1"))
+    both = module_bytes(pipe.unet) + module_bytes(pipe.text_encoder)
+    family, sent = family_of(pipe), parts_that_note(pipe, monkeypatch)
+    stage = Stage(pipe, family, torch.device("meta"), both - 1)
+    with stage.awake(pipe.text_encoder):
+        assert sent == [("unet", "cpu"), ("text_encoder", "meta")]
+    assert sent[2:] == [("text_encoder", "cpu"), ("unet", "meta")]
+    called = []
+    monkeypatch.setattr(pipe, "enable_model_cpu_offload", lambda device: called.append(str(device)), raising=False)
+    stage.end(pipe)
+    assert called == ["meta"]
+
+
+def test_hooks_and_the_cpu_move_nothing(family_folder):
+    pipe = load_family(family_folder("sd1"))
+    stage = Stage(pipe, family_of(pipe), CPU)
+    assert not stage.busy and not stage.idle
+    WAYS["model"](pipe.unet)
+    stage = Stage(pipe, family_of(pipe), torch.device("meta"))
+    assert not stage.busy and len(stage.idle) == 2
+    text = Stage(pipe, family_of(pipe, "text_encoder"), torch.device("meta"))
+    assert text.busy == [pipe.text_encoder] and text.idle == [pipe.vae]
 
 
 def test_device_trouble_in_one_line():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from ...adapter.base_layers import compute_dtype
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
-from ..devices import compute_device
-from ..pipeline import denoiser
+from ..devices import Stage, compute_device
+from ..pipeline import TEXT_ENCODERS, denoiser
 
 Conditions = dict[str, torch.Tensor]  # what the prompts become for the model; row i of each tensor is prompt i
 
@@ -53,6 +54,7 @@ class Family(ABC):
     def __init__(self, pipe):
         self.pipe = pipe
         self.model: nn.Module = denoiser(pipe)
+        self.stage: Stage | None = None  # what moves parts to and from the device during an erasure
 
     @classmethod
     def matches(cls, pipe) -> bool:
@@ -84,8 +86,11 @@ class Family(ABC):
         Args:
             guidance: For models that take it as an input; others leave it out.
         """
+        encoders = [getattr(self.pipe, name, None) for name in TEXT_ENCODERS]
         parts = [prompts[k : k + self.at_once] for k in range(0, len(prompts), self.at_once)]
-        return cast(join([self.encode_part(part, guidance) for part in parts]), self.dtype)
+        with self.stage.awake(*encoders) if self.stage else nullcontext():
+            found = join([self.encode_part(part, guidance) for part in parts])
+        return cast(found, self.dtype)
 
     @abstractmethod
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
@@ -120,6 +125,11 @@ class Family(ABC):
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, H, W) of images (N, 3, H, W) in [0, 1]."""
         vae = self.pipe.vae
+        with self.stage.awake(vae) if self.stage else nullcontext():
+            return self.encode_pictures(vae, images)
+
+    def encode_pictures(self, vae: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """`encode_images` with the autoencoder on its device."""
         parts = (vae.encode(2 * part.to(vae.device, vae.dtype) - 1).latent_dist.mean for part in images.split(8))
         return (torch.cat(list(parts)) - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
 
