@@ -7,7 +7,7 @@ differentiated by autograd, and its tensor may have another shape, so nothing bu
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from peft.utils.integrations import dequantize_module_weight
@@ -20,7 +20,8 @@ ROWS = 1024  # of the identity that a layer is given at a time, where its weight
 
 def full_precision(device: torch.device | str) -> AbstractContextManager:
     """No autocast for the time of the block: sums, products and factorisations in the tensors' own dtype."""
-    return torch.autocast(torch.device(device).type, enabled=False)
+    kind = torch.device(device).type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:

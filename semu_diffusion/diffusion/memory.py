@@ -173,10 +173,11 @@ def make_plan(
         plan = replace(plan, on_host=on_host)
         chosen = replace(chosen, **{k: v for k, v in change.items() if k != "on_host"})
         words += [said] if said else []
-        if on_host and chosen.sketch is None and gradient_sums(chosen, foot.shapes) > host:
+        moments = moment_sums(chosen, foot.inputs) if on_host else 0
+        if on_host and chosen.sketch is None and gradient_sums(chosen, foot.shapes) + moments > host:
             chosen = replace(chosen, sketch=max(64, 2 * config.max_rank))
             words.append(f"gradients as sketches of {chosen.sketch} columns")
-        if on_host and chosen.geometry == "remain" and moment_sums(chosen, foot.inputs) > host:
+        if on_host and moments and gradient_sums(chosen, foot.shapes) + moments > host:
             chosen = replace(chosen, geometry="euclidean")
             words.append("the euclidean geometry")
         tried = fitted_batches(chosen, plan, fixed, foot, room)
