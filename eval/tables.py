@@ -11,7 +11,7 @@ from pathlib import Path
 from .records import read_json, resolved, write_text
 
 RESULTS = Path("eval/results")
-SCORES = ("UA", "IRA", "CRA", "neighbours", "FID", "drift")
+SCORES = ("UA", "IRA", "CRA", "neighbours", "natural", "FID", "drift")
 
 
 def shown(value: float | None, key: str) -> str:
@@ -27,32 +27,32 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def made_with(found: dict) -> str:
     """The command, machine and versions behind a table."""
-    command = found["command"].replace("python ", "python eval/" if "/" not in found["command"] else "python ", 1)
     machine = found["machine"]
     place = f"{machine['cores']} cores ({machine['processor']})"
     place += f", {machine['workers']} at a time" if "workers" in machine else ""
     versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-    return f"`{command}` on {place}. Versions: {versions}.\n"
+    return f"`{found['command']}` on {place}. Versions: {versions}.\n"
 
 
 def not_defaults(found: dict) -> str:
     """A sentence on the options that are not today's defaults of `semu erase`; "" where all are."""
     today = resolved({})
-    off = [f"`--{k.replace('_', '-')} {v}` ({today[k]})" for k, v in found["options"].items() if v != today[k]]
+    off = [f"`--{k.replace('_', '-')} {v}` ({today[k]})" for k, v in found["options"].items() if v != today.get(k, v)]
     return f"Measured with {', '.join(off)}; in brackets the default.\n\n" if off else ""
 
 
 def all_concepts(found: dict) -> str:
     """The 30 concepts one by one, and their means."""
     total, rows = found["summary"], []
+    names = [k for k in SCORES if any(k in row["erased"] for row in found["rows"])]  # earlier runs lack some
     for row in found["rows"]:
         training = row["training"]
-        scores = [shown(row["erased"][k], k) for k in SCORES]
+        scores = [shown(row["erased"].get(k), k) for k in names]
         before = [shown(row["base"][k], k) for k in ("IRA", "CRA")]
         rows.append([row["concept"], *scores, *before, str(training["steps"]), f"{training['trained_percent']:.2f}"])
-    means = [shown(total["erased"].get(k), k) for k in SCORES] + [shown(total["base"][k], k) for k in ("IRA", "CRA")]
+    means = [shown(total["erased"].get(k), k) for k in names] + [shown(total["base"][k], k) for k in ("IRA", "CRA")]
     rows.append(["**mean**", *means, "", f"≤ {total['trained_percent']:.2f}"])
-    head = ["erased", "UA", "IRA", "CRA", "neighbours", "FID", "drift", "base IRA", "base CRA", "steps", "trained %"]
+    head = ["erased", *names, "base IRA", "base CRA", "steps", "trained %"]
     worst, share = total["worst_UA"]
     text = f"""## Each concept by itself
 

@@ -41,6 +41,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
+from semu_diffusion.diffusion.folders import save_folder
 from semu_diffusion.pictograms.oracle import Oracle, load_oracle
 from semu_diffusion.pictograms.words import ASSETS, OBJECTS, SIZE, STYLES, SYNONYMS, article, caption
 
@@ -277,7 +278,7 @@ def stage_export(args) -> None:
     """Writes the diffusers folder and the oracle in fp16 safetensors."""
     pipe = build_pipeline(args).to(torch.float16)
     pipe.text_encoder.float()  # transformers 5 loads the stored dtype, diffusers fp32: they must meet
-    pipe.save_pretrained(args.output, safe_serialization=True)
+    save_folder(pipe, args.output)
     (args.output / "vocabulary.json").write_text(json.dumps({"subjects": OBJECTS, "styles": STYLES}))
     (args.output / "oracle").mkdir(exist_ok=True)
     made = args.workdir if (args.workdir / "oracle" / "model.safetensors").exists() else args.init

@@ -21,6 +21,9 @@ class Callback:
     def ranks(self, bases: dict[str, Basis]) -> None:
         """The bases are known."""
 
+    def note(self, text: str) -> None:
+        """What was decided, in a line."""
+
     def warn(self, text: str) -> None:
         """Something that is allowed and hardly meant; said to nobody, it is a Python warning."""
         warnings.warn(text, stacklevel=3)

@@ -53,9 +53,9 @@ def truth(adapted, folder):
     return outputs(plain)
 
 
-def same(found, expected):
-    torch.testing.assert_close(found["text"], expected["text"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(found["unet"], expected["unet"], rtol=0, atol=1e-5)
+def same(found, expected, atol=1e-5):
+    torch.testing.assert_close(found["text"], expected["text"], rtol=0, atol=atol)
+    torch.testing.assert_close(found["unet"], expected["unet"], rtol=0, atol=atol)
     assert (found["picture"] - expected["picture"]).abs().max() < 1 / 255
 
 

@@ -22,6 +22,16 @@ class Handler(BaseHTTPRequestHandler):
             return False
         return super().parse_request()
 
+    def put_off(self) -> bool:
+        """Answers with a refusal, or waits, where the Hub shall misbehave; whether that was all."""
+        hub = self.server.hub
+        if hub.silent:
+            hub.silent.wait(20)
+        status = hub.busy.pop(0) if hub.busy else hub.refuse
+        if status:
+            self.answer({"error": "refused"}, status, **({"Retry-After": hub.retry_after} if hub.retry_after else {}))
+        return bool(status)
+
     def answer(self, value=b"", status=200, **headers):
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
@@ -44,8 +54,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         hub, body, path = self.server.hub, self.body(), self.path.split("?")[0]
         hub.requests.append(path)
-        if hub.refuse:
-            return self.answer({"error": "refused"}, hub.refuse)
+        if self.put_off():
+            return
         if path == "/api/repos/create":
             spec = json.loads(body)
             name = f"{spec['organization']}/{spec['name']}" if spec.get("organization") else spec["name"]
@@ -85,8 +95,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         hub = self.server.hub
-        if hub.refuse:
-            return self.answer({"error": "refused"}, hub.refuse)
+        if self.put_off():
+            return
         if hub.gated:
             return self.answer({"error": "gated"}, 403, X_Error_Code="GatedRepo")
         if self.path.startswith("/api/models/"):
@@ -101,9 +111,21 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(status=404, X_Error_Code="EntryNotFound", X_Repo_Commit="0" * 40)
         value = repo[revision][file]
         commit = next(k for k, v in repo.items() if v is repo[revision] and len(k) == 40)
-        self.answer(value, ETag=f'"{hashlib.sha1(value).hexdigest()}"', X_Repo_Commit=commit)
+        kind = hashlib.sha256 if hub.large and file.endswith(".safetensors") else hashlib.sha1
+        tag = kind(value).hexdigest()
+        if file in hub.damage and self.command == "GET":
+            hub.damage.remove(file)
+            value = value[:-1] + bytes([value[-1] ^ 1])
+        self.answer(value, ETag=f'"{tag}"', X_Repo_Commit=commit)
 
     do_HEAD = do_GET
+
+    def do_DELETE(self):
+        hub, spec = self.server.hub, json.loads(self.body())
+        name = f"{spec['organization']}/{spec['name']}" if spec.get("organization") else spec["name"]
+        if hub.repos.pop(name, None) is None:
+            return self.answer({"error": "no such repository"}, 404, X_Error_Code="RepoNotFound")
+        self.answer({})
 
     def list_files(self, owner, name, kind="", revision="main"):
         """A repository's files, as model information or, for kind "tree", as a tree."""
@@ -125,6 +147,8 @@ class Hub:
     def __init__(self):
         self.repos, self.private, self.commits, self.requests = {}, {}, [], []
         self.refuse, self.break_commit, self.gated, self.up = 0, False, False, True
+        self.busy, self.retry_after = [], None  # statuses of the next answers, and the time to wait
+        self.silent, self.large, self.damage = None, False, []  # an event to wait for; files that arrive damaged once
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.hub = self
         self.url = f"http://127.0.0.1:{self.server.server_port}"

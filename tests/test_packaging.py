@@ -25,7 +25,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Package data
 
 
-@pytest.mark.parametrize("folder", ["assets", "evaluation"])
+@pytest.mark.parametrize("folder", ["assets", "evaluation", "recipes"])
 def test_every_data_file_is_shipped(folder):
     within = (path for path in (PACKAGE / folder).rglob("*") if path.is_file())
     files = {path.relative_to(PACKAGE) for path in within if path.suffix not in (".py", ".pyc")}
@@ -89,6 +89,7 @@ FLOORS = (
     ("diffusion", "classification"),
     ("adapter",),
     ("metrics", "pictograms"),
+    ("inputs",),
 )
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SHARED = ("callbacks", "lazy", "options", "versions")  # files at the top level, which all may import

@@ -54,13 +54,15 @@ def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
     from semu_diffusion.diffusion import draw
     from semu_diffusion.diffusion.concepts import name_of
     from semu_diffusion.evaluation.grid import evaluate
+    from semu_diffusion.evaluation.proper import load_references
     from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
     from semu_diffusion.pictograms.oracle import load_oracle
 
     own, base = (
         functools.partial(draw, p, steps=SAMPLER_STEPS, guidance=GUIDANCE) for p in (pipe, base_pipeline())
     )  # fmt: skip
-    report, _ = evaluate(base, own, [name_of(concept)], load_oracle(), seeds, base_cache=CACHE)
+    references = load_references()
+    report, _ = evaluate(base, own, [name_of(concept)], load_oracle(), seeds, base_cache=CACHE, references=references)
     return report["base"], report["erased"]
 
 

@@ -18,11 +18,12 @@ from semu_diffusion.adapter.gradients import gradients
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.callbacks import Callback
 from semu_diffusion.diffusion import EraseConfig, load_pipeline
-from semu_diffusion.diffusion.concepts import forget_pairs, vocabulary_of
+from semu_diffusion.diffusion.concepts import vocabulary_of
 from semu_diffusion.diffusion.data import make_states
 from semu_diffusion.diffusion.erasure import adapt, make_bases
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import model_path
+from semu_diffusion.diffusion.plan import make_plan
 from semu_diffusion.diffusion.trainer import Trainer
 from semu_diffusion.versions import versions
 
@@ -48,9 +49,9 @@ def run(concept: str, options: dict, every: int) -> list[dict]:
     family, accelerator = family_of(load_pipeline("pictograms")), Accelerator()
     vocabulary = vocabulary_of(model_path("pictograms"))
     family.model.requires_grad_(False)
-    pairs = forget_pairs(concept, config.anchor, vocabulary, config.seed)
-    states = make_states(family, config, pairs, vocabulary, None, accelerator, Callback())
-    adapt(family, config, make_bases(family, config, states, accelerator, Callback()), "pictograms")
+    plan, config = make_plan(family, config, vocabulary, [], Callback())
+    states = make_states(family, config, plan.pairs, plan.keep, None, accelerator, Callback())
+    adapt(family, config, make_bases(family, config, states, accelerator, Callback()), "pictograms", plan)
     trainer = Trainer(family, config, states, accelerator, folder)
     rows = [{"step": 0, "captured": captured_energy(trainer), "left": 1.0}]
 

@@ -21,7 +21,7 @@ from semu_diffusion.pictograms.words import OBJECTS, STYLES
 from ..records import add_set, command, machine, make_parser, read_json, resolved, resumed, write_json
 
 CONCEPTS = [*OBJECTS, *(f"{style} style" for style in STYLES)]
-KEYS = ("UA", "IRA", "CRA", "neighbours", "context", "FID", "drift")
+KEYS = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 CACHE: dict = {}  # the base model's pictures, per worker process
 
 
@@ -43,10 +43,9 @@ def erase_and_score(concept: str, options: dict, seeds: int, threads: int, adapt
 
 def summary(rows: list[dict]) -> dict:
     """Means over the concepts, the worst UA, and the largest share of trained weights."""
-    mean = lambda side, key: statistics.fmean(v for r in rows if (v := r[side][key]) is not None)  # noqa: E731
+    values = lambda side, key: [v for r in rows if (v := r[side].get(key)) is not None]  # noqa: E731
     means = {
-        side: {k: mean(side, k) for k in KEYS if any(r[side][k] is not None for r in rows)}
-        for side in ("base", "erased")
+        side: {k: statistics.fmean(values(side, k)) for k in KEYS if values(side, k)} for side in ("base", "erased")
     }
     worst = min(rows, key=lambda r: r["erased"]["UA"])
     return {

@@ -21,7 +21,7 @@ from ..records import write_json
 
 REPORTED = ("knife", "dog", "neon style", "blueprint style")
 VALIDATION = ("guitar",)  # one: the whole run is some hours of two cores
-SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "FID", "drift")
+SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
 TIMED = ("seconds", "peak_memory_mb")  # those of the last seed alone count: seeds may come from different machines
 NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest

@@ -65,13 +65,14 @@ def interval(found: dict | None, key: str) -> str:
 def scores_table(summary: dict) -> str:
     """Forgetting and keeping, best kept first among those on the front."""
     rows = []
+    names = [k for k in SCORES if any(k in own["scores"] for _, own in ordered(summary))]  # earlier runs lack some
     for name, own in ordered(summary):
         title = f"**{METHODS[name].title}**" if own.get("front") else METHODS[name].title
-        cells = [interval(own["scores"].get(k), k) for k in SCORES]
+        cells = [interval(own["scores"].get(k), k) for k in names]
         diverged = f" ({own['diverged']} diverged)" if own["diverged"] else ""
         kept = interval(own["changes"]["kept"], "kept")
         rows.append([title + diverged, str(own["rows"]), cells[0], kept, *cells[1:]])
-    return table(["method", "edits", "UA", "kept", *SCORES[1:]], rows)
+    return table(["method", "edits", "UA", "kept", *names[1:]], rows)
 
 
 def ordered(summary: dict) -> list[tuple[str, dict]]:

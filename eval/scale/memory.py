@@ -20,7 +20,7 @@ from torch import nn
 from semu_diffusion.adapter import SemuConfig, gradients
 from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.footprint import Footprint, measure, peak_bytes, probe
-from semu_diffusion.diffusion.memory import Plan, make_plan, stages
+from semu_diffusion.diffusion.memory import Batches, plan_memory, stages
 
 from .models import inputs, make, write_pipeline
 from .scaling import fused
@@ -75,7 +75,7 @@ def planned(case: Case, found: tuple[Footprint, float, float]) -> dict:
             on: type(line)(line.each + copies, line.once) for on, line in foot.gradient.items()
         }})  # fmt: skip
     try:
-        config, plan = make_plan(EraseConfig("x"), int(fixed), foot, SPARE * case.card * 1e9, HOST)
+        config, plan = plan_memory(EraseConfig("x"), int(fixed), foot, SPARE * case.card * 1e9, HOST)
     except ValueError as error:
         return {**asdict(case), "weights": fixed, "fits": False, "words": str(error)}
     need = stages(config, plan, int(fixed), foot)
@@ -107,7 +107,7 @@ def checked(name: str, latents: int) -> dict:
     from semu_diffusion.diffusion.trainer import Trainer
 
     config = EraseConfig("cigarette", latents=2, keep_latents=2, sampler_steps=2, batch_size=1, max_rank=16)
-    plan, cpu = Plan(drawn=1, moments=1, gradient=1, checked=1), torch.device("cpu")
+    plan, cpu = Batches(drawn=1, moments=1, gradient=1, checked=1), torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         family = family_of(load_pipeline(str(write_pipeline(name, Path(folder), latents)), "cpu"))
     semu, model = adapter_config(config), family.model
@@ -119,7 +119,7 @@ def checked(name: str, latents: int) -> dict:
             lambda: states.append(make_states(family, config, pairs, words, None, accelerator, Callback(), 1)), cpu
         )
     }
-    trainer = Trainer(family, config, states[0], accelerator, Path("."), plan=plan)
+    trainer = Trainer(family, config, states[0], accelerator, Path("."), batches=plan)
     taken["bases"] = peak_bytes(
         lambda: bases.update(find_bases(model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model))),
         cpu,

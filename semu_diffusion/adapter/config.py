@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from peft import PeftConfig
 
+MOST_PATH = 1000  # letters; a longer text is no path
 GEOMETRIES = ("euclidean", "remain")
 
 
@@ -18,6 +21,21 @@ def listed(value: str | list[str] | None) -> list[str]:
 def erased_concepts(about: dict) -> list[str]:
     """What an adapter with these facts erases: what it was trained on top of first, each concept once."""
     return list(dict.fromkeys([*listed(about.get("before")), *listed(about.get("concept"))]))
+
+
+def without_paths(value):
+    """Facts for others: a text that is a path of this machine becomes the last name in it, within lists and dicts too.
+
+    "user/name" on the Hub stays, unless there is such a folder here.
+    """
+    if isinstance(value, dict):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(inner) for inner in value]
+    if not isinstance(value, str) or len(value) > MOST_PATH or not re.search(r"[/\\]", value):
+        return value
+    absolute = re.match(r"~?/|\.\.?/|[A-Za-z]:[/\\]|file:", value)
+    return re.split(r"[/\\]+", value.rstrip("/\\"))[-1] if absolute or Path(value).exists() else value
 
 
 class SemuPeftType(str, enum.Enum):
@@ -33,6 +51,7 @@ class SemuConfig(PeftConfig):
     Args:
         target_modules: Names or regex of the Linear and Conv2d layers to adapt; None for all of them.
         exclude_modules: Names or regex of layers to leave out.
+        modules_to_save: Names of modules that PEFT trains and saves whole besides (a classifier's new head).
         gamma: Share of the forgetting gradient's energy that a layer's basis must keep, in (0, 1].
         gamma_pattern: Regex (searched in the layer's name) -> gamma, for layers that need another one.
         max_rank: Most directions that a layer may get; None for no limit.
@@ -50,6 +69,9 @@ class SemuConfig(PeftConfig):
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names or regex of layers to leave out."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Names of modules to train and save whole besides; through PEFT only."}
     )
     gamma: float = field(default=0.9, metadata={"help": "Energy share of the gradient to keep, in (0, 1]."})
     gamma_pattern: dict[str, float] = field(

@@ -13,25 +13,55 @@ from torch import nn
 from .base_layers import device_of, full_precision, is_adaptable, is_linear, is_quantised, matrix_shape, weight_shape
 
 
+def features(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
+    """What PEFT's tuners call in_features and out_features; a convolution's are its channels, kernels left aside."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
+
+
 def layer_name(path: str) -> str:
     """The name of the adapted layer at a module path; a LoRA around it does not count."""
     return path.removesuffix(".base_layer")
 
 
+def hooks_of(module: nn.Module) -> list:
+    """The hooks that accelerate put on a module."""
+    hook = getattr(module, "_hf_hook", None)
+    return list(getattr(hook, "hooks", [] if hook is None else [hook]))
+
+
+def held(tensors: nn.Module, name: str) -> torch.Tensor:
+    """A tensor of a ParameterDict or BufferDict, fetched where it is offloaded.
+
+    Hooks bring a module's own tensors before its forward; those of a dict are used without one.
+    """
+    value = tensors[name]
+    if not value.is_meta:
+        return value
+    for hook in hooks_of(tensors):
+        if getattr(hook, "weights_map", None) is not None:
+            return hook.weights_map[name].to(hook.execution_device)
+    raise ValueError("the adapter has no values (they are on the meta device); load it again")
+
+
 class SemuLayer(nn.Module, BaseTunerLayer):
     """A Linear or Conv2d with any number of SEMU adapters; rank 0 is an exact no-op.
 
-    Per adapter: `semu_U` (m, r) and `semu_V` (n, r), frozen buffers; `semu_R` (r, r), trained; all in fp32.
+    Per adapter: `semu_U` (m, r) and `semu_V` (n, r), frozen buffers; `semu_R` (r, r), trained; all in fp32 unless
+    PEFT was told `autocast_adapter_dtype=False`. `in_features` and `out_features` are channels for a convolution.
     """
 
     adapter_layer_names = ("semu_R",)
-    other_param_names = ("semu_U", "semu_V", "r", "scaling")
+    other_param_names = ("semu_U", "semu_V", "r", "scaling", "dtypes")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, r: int = 0, inference_mode: bool = False):
         super().__init__()
         self.base_layer = base_layer
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.in_features, self.out_features = features(self.get_base_layer())
         self.semu_R = nn.ParameterDict()
         self.semu_U = BufferDict(persistent=True)
         self.semu_V = BufferDict(persistent=True)
@@ -65,15 +95,21 @@ class SemuLayer(nn.Module, BaseTunerLayer):
     def set_basis(self, adapter_name: str, U: torch.Tensor, V: torch.Tensor, R: torch.Tensor | None = None) -> None:
         """Installs U (m, r), V (n, r) and R (r, r), zero unless given; a new rank replaces the old one."""
         r = U.shape[1]
-        device = device_of(self.get_base_layer())
+        device, dtype = device_of(self.get_base_layer()), self.dtypes.setdefault(adapter_name, torch.float32)
         R = torch.zeros(r, r) if R is None else R.detach()
         self.r[adapter_name] = r
         # Copies: neither a caller's tensor nor the memory of a mapped file may live on inside the layer.
-        self.semu_U[adapter_name] = U.detach().to(device, torch.float32).clone(memory_format=torch.contiguous_format)
-        self.semu_V[adapter_name] = V.detach().to(device, torch.float32).clone(memory_format=torch.contiguous_format)
+        self.semu_U[adapter_name] = U.detach().to(device, dtype).clone(memory_format=torch.contiguous_format)
+        self.semu_V[adapter_name] = V.detach().to(device, dtype).clone(memory_format=torch.contiguous_format)
         trained = adapter_name not in self.semu_R or self.semu_R[adapter_name].requires_grad
-        R = R.to(device, torch.float32).contiguous()
+        R = R.to(device, dtype).contiguous()
         self.semu_R[adapter_name] = nn.Parameter(R.clone(), requires_grad=trained and r > 0)
+
+    def cast(self, adapter_name: str, dtype: torch.dtype) -> None:
+        """An adapter in a type of its own, from now on."""
+        self.dtypes[adapter_name] = dtype
+        for parts in (self.semu_U, self.semu_V, self.semu_R):
+            parts[adapter_name].data = parts[adapter_name].data.to(dtype)
 
     def set_scale(self, adapter: str, scale: float) -> None:
         """Sets the strength of an adapter: W + scale * U R V^T."""
@@ -94,11 +130,11 @@ class SemuLayer(nn.Module, BaseTunerLayer):
 
     def left(self, adapter_name: str) -> torch.Tensor:
         """scale * U R, (m, r)."""
-        return self.scaling[adapter_name] * self.semu_U[adapter_name] @ self.semu_R[adapter_name]
+        return self.scaling[adapter_name] * held(self.semu_U, adapter_name) @ held(self.semu_R, adapter_name)
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """scale * U R V^T in the shape of the weight, fp32."""
-        V = self.semu_V[adapter_name]
+        V = held(self.semu_V, adapter_name)
         with full_precision(V.device):
             return (self.left(adapter_name) @ V.T).reshape(weight_shape(self.get_base_layer()))
 
@@ -112,6 +148,8 @@ class SemuLayer(nn.Module, BaseTunerLayer):
             kind = type(self.get_base_layer()).__name__
             raise ValueError(f"a quantised {kind} takes no update into its weight; load the base in fp16, bf16 or fp32")
         weight = self.get_base_layer().weight
+        if weight.is_meta and hooks_of(self.get_base_layer()):
+            raise ValueError("the weights are offloaded; take the hooks off first: pipe.remove_all_hooks()")
         merged, names = weight.data, []
         for name in check_adapters_to_merge(self, adapter_names) or ():
             if not self.r.get(name):
@@ -157,7 +195,7 @@ class SemuLinear(SemuLayer):
     """Linear layer with U R V^T beside it."""
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        V, UR = self.semu_V[adapter_name].to(x), self.left(adapter_name).to(x)
+        V, UR = held(self.semu_V, adapter_name).to(x), self.left(adapter_name).to(x)
         return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -169,7 +207,7 @@ class SemuConv2d(SemuLayer):
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         conv = self.get_base_layer()
-        V, UR = self.semu_V[adapter_name].to(x), self.left(adapter_name).to(x)
+        V, UR = held(self.semu_V, adapter_name).to(x), self.left(adapter_name).to(x)
         down = V.T.reshape(-1, *weight_shape(conv)[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
@@ -38,6 +41,8 @@ def _targeted(name: str, config: SemuConfig) -> bool:
     """Ranks name layers exactly; only without them do the patterns count."""
     if config.ranks:
         return name in config.ranks
+    if any(f".{module}." in f".{name}." for module in config.modules_to_save or ()):
+        return False  # trained whole
     listed = config.target_modules is None or _listed(name, config.target_modules)
     return listed and not _listed(name, config.exclude_modules)
 
@@ -58,6 +63,20 @@ class SemuModel(BaseTuner):
     @staticmethod
     def _check_target_module_exists(config: SemuConfig, key: str):
         return key in config.ranks if config.ranks else BaseTuner._check_target_module_exists(config, key)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args, **kwargs) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:  # PEFT would drop it, and answer with the active adapters
+            raise ValueError("SEMU has no adapter per sample (adapter_names); switch with set_adapter between batches")
+        yield
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """fp32, or for `autocast_adapter_dtype=False` the type of each base layer; for what PEFT saves besides too."""
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for layer in (m for m in self.model.modules() if isinstance(m, SemuLayer) and adapter_name in m.r):
+            dtype = layer.get_base_layer().weight.dtype
+            keeps = autocast_adapter_dtype or not dtype.is_floating_point  # quantised weights have no type to follow
+            layer.cast(adapter_name, torch.float32 if keeps else dtype)
 
     def _create_and_replace(self, config, adapter_name, target, target_name, parent, current_key, **kwargs) -> None:
         r = config.ranks.get(current_key, 0)

@@ -5,6 +5,10 @@ Most diffusers models have methods for this; UNet2DModel and PixArt's transforme
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .layer import SemuLayer
@@ -12,12 +16,11 @@ from .weights import semu_layers
 
 
 def set_strength(model: nn.Module, scale: float, adapter_name: str = "default") -> None:
-    """W + scale * U R V^T, of this adapter alone."""
-    if hasattr(model, "set_adapters"):
-        model.set_adapters([adapter_name], [scale])
-        return
+    """W + scale * U R V^T of this adapter, which is on from now; what else is on stays on."""
     for layer in semu_layers(model, adapter_name).values():
-        layer.set_adapter([adapter_name], inference_mode=True)
+        others = [] if layer.disable_adapters else layer.active_adapters
+        layer._disable_adapters = False
+        layer.set_adapter(list(dict.fromkeys([*others, adapter_name])), inference_mode=True)
         layer.set_scale(adapter_name, scale)
 
 
@@ -34,6 +37,19 @@ def set_strengths(model: nn.Module, scales: dict[str, float]) -> None:
         for name, scale in wanted.items():
             layer.set_scale(name, scale)
         layer.requires_grad_(False)  # PEFT makes whatever it switches on trainable
+
+
+@contextlib.contextmanager
+def all_off(model: nn.Module) -> Iterator[None]:
+    """The base model for the time of the block; each layer is then as it was, those that were off too."""
+    layers = [(m, m.disable_adapters) for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    for layer, _ in layers:
+        layer._disable_adapters = True  # PEFT's own switch also makes what comes on trainable
+    try:
+        yield
+    finally:
+        for layer, off in layers:
+            layer._disable_adapters = off
 
 
 def switch(model: nn.Module, on: bool) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 import torch
 from peft import inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from .base_layers import matrix_shape
-from .config import SemuConfig, listed
+from .config import SemuConfig, listed, without_paths
+from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name
 from .model import find_layers
 
@@ -33,22 +33,6 @@ def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Se
     return {name: layer for name, layer in found if layer.r.get(adapter_name)}
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes text as UTF-8 under a temporary name, then renames: the file is whole or absent."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def save_atomic(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """`save_file` under a temporary name, then renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"format": "pt", **(metadata or {})}
-    )
-    os.replace(temporary, path)
-
-
 def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
     """The adapter's tensors under the names that PEFT, transformers and `load_adapter` read."""
     state = {}
@@ -64,7 +48,8 @@ def save_adapter(
     """Writes `adapter_model.safetensors` (header: the config) and `adapter_config.json`; returns the folder.
 
     Args:
-        about: Facts to store as `config.about`; `base_model` among them becomes base_model_name_or_path.
+        about: Facts to store as `config.about`; `base_model` among them becomes base_model_name_or_path. Of paths on
+            this machine only the last name is kept.
 
     Raises:
         ValueError: the model has no such adapter.
@@ -72,17 +57,25 @@ def save_adapter(
     state = adapter_state(model, adapter_name)
     if not state:
         raise ValueError(f"the model has no SEMU adapter named {adapter_name!r}")
+    check_whole(model.peft_config[adapter_name], "save it by PeftModel.save_pretrained")
     config = SemuConfig(**{**model.peft_config[adapter_name].to_dict(), "peft_type": None, "inference_mode": True})
     config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
     config.target_modules = list(config.ranks)
-    config.about = {**config.about, **(about or {})}
-    config.base_model_name_or_path = config.about.get("base_model", config.base_model_name_or_path)
+    config.about = without_paths({**config.about, **(about or {})})
+    config.base_model_name_or_path = config.about.get("base_model", without_paths(config.base_model_name_or_path))
     text = json.dumps({k: v for k, v in config.to_dict().items() if v is not None}, indent=2)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_atomic(state, folder / WEIGHTS, {"semu_config": text})
     write_atomic(folder / CONFIG, text)
     return folder
+
+
+def check_whole(config: SemuConfig, way: str) -> None:
+    """ValueError where modules are trained besides U R V^T, which these files do not hold."""
+    if config.modules_to_save:
+        named = ", ".join(config.modules_to_save)
+        raise ValueError(f"the adapter has modules_to_save ({named}), and U, R and V are not all of it; {way}")
 
 
 def config_from_json(text: str | bytes, source: str) -> SemuConfig:
@@ -128,8 +121,7 @@ def read_config(path: str | Path) -> SemuConfig:
         with open(path / CONFIG, "rb") as file:
             return config_from_json(file.read(MOST_JSON + 1), str(path / CONFIG))
     file = path / WEIGHTS if path.is_dir() else path
-    with open_weights(file) as weights:
-        metadata = weights.metadata() or {}
+    metadata = header_of(file)
     if "semu_config" not in metadata:
         raise ValueError(f"{file} has no SEMU config in its header; is it an adapter written by semu-diffusion?")
     return config_from_json(metadata["semu_config"], str(file))
@@ -143,6 +135,12 @@ def open_weights(file: Path):
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{file} is not a whole safetensors file ({error}); download or write it again") from None
+
+
+def header_of(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. ValueError as `open_weights`."""
+    with open_weights(file) as weights:
+        return weights.metadata() or {}
 
 
 def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int, ...]], source: str) -> None:
@@ -214,6 +212,7 @@ def read_adapter(model: nn.Module, path: str | Path) -> tuple[SemuConfig, dict[s
     """
     path = Path(path)
     config = read_config(path)
+    check_whole(config, f"load {path} by PeftModel.from_pretrained")
     return config, read_tensors(path / WEIGHTS if path.is_dir() else path, model, config)
 
 
@@ -248,12 +247,28 @@ def load_adapter(
 
 
 def inject(model: nn.Module, config: SemuConfig, adapter_name: str = "default") -> None:
-    """`model.add_adapter` where the library has it (diffusers, transformers), else PEFT's own injection."""
+    """`model.add_adapter` where the library has it (diffusers, transformers), else PEFT's own injection.
+
+    Adapters that are on stay on beside the new one, where the libraries would switch them off.
+
+    Raises:
+        ValueError: an adapter is merged into the weights; the libraries would take it out in silence.
+    """
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise ValueError("an adapter is fused into the model's weights; take it out first: pipe.unfuse_lora()")
+    active = [(layer, list(layer.active_adapters)) for layer in layers]
+    trained = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
     if hasattr(model, "add_adapter"):
         model.add_adapter(config, adapter_name=adapter_name)
     else:
         inject_adapter_in_model(config, model, adapter_name)
         model.peft_config = {**getattr(model, "peft_config", {}), adapter_name: config}
+    for layer, names in active:
+        new = [adapter_name] if isinstance(layer, SemuLayer) and adapter_name in layer.r else []
+        layer._active_adapter = [name for name in names if name != adapter_name] + new
+    for parameter, flag in trained:
+        parameter.requires_grad_(flag)
 
 
 def lora_factors(model: nn.Module, adapter_name: str = "default") -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

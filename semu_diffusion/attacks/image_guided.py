@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..diffusion.states import guided
 from .target import Target
 
 
@@ -47,5 +48,5 @@ def redraw(
     text = torch.cat([target.encode(target.ids(prompts)), target.encode(target.ids([""])).expand(n, -1, -1)])
     for t, s in zip(downward, [*downward[1:], torch.full_like(downward[0], -1)]):
         own, empty = family.predict(x.repeat(2, 1, 1, 1), t.repeat(2), {"text": text}).chunk(2)
-        x = family.step(x, empty + guidance * (own - empty), t, s)
+        x = family.step(x, guided(own, empty, guidance), t, s)
     return target.decode(x)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from ..evaluation.grid import KINDS, judge, split
+from ..adapter.sealed import load_sealed, save_sealed
+from ..diffusion.concepts import name_of
+from ..diffusion.pipeline import base_name
+from ..diffusion.states import fingerprint
+from ..evaluation.grid import split
 from ..evaluation.intervals import wilson
-from ..pictograms.oracle import Oracle
+from ..evaluation.proper import KINDS, SHARE, SURE, Proper, looks
+from ..pictograms.oracle import Oracle, load_oracle
+from ..pictograms.words import OBJECTS, STYLES, caption
 
+PART = 48  # references that are drawn, and kept, together
 REFERENCE = 70_000_000  # first seed of the pictures that others are compared with
 
 
 class Verdict(NamedTuple):
     """Per picture (N,): the classifier names the concept; the picture is a proper picture at all."""
 
-    present: torch.Tensor
-    coherent: torch.Tensor
+    present: Tensor
+    coherent: Tensor
 
 
-Judge = Callable[[torch.Tensor], Verdict]  # images (N, 3, H, W) in [0, 1]
+Judge = Callable[[Tensor], Verdict]  # images (N, 3, H, W) in [0, 1]
 
 
 def rates(verdict: Verdict) -> dict:
@@ -36,21 +45,12 @@ def rates(verdict: Verdict) -> dict:
     }
 
 
-def nearest(a: torch.Tensor, b: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """Distance of each row of a (N, d) to the nearest row of b (M, d) that is allowed (N, M); inf where none is."""
-    return torch.cdist(a, b).masked_fill(~allowed, float("inf")).min(1).values
-
-
-def roughness(images: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of neighbouring pixels of images (N, 3, H, W), (N,): 0 of a flat one, high of noise."""
-    return (images.diff(dim=3).abs().mean((1, 2, 3)) + images.diff(dim=2).abs().mean((1, 2, 3))) / 2
-
-
 class PictogramsJudge:
     """The pictograms' oracle, with a check that keeps noise and rubbish from counting as the concept.
 
-    A picture is coherent if the oracle is sure of its object and style, it is neither flatter nor rougher than the
-    references, and its features are as close to a reference of the same name as 95 % of these are to each other.
+    A picture is coherent if it is a proper one, as `evaluation.proper` has it: the oracle is sure of its object and
+    style, it is neither flatter nor rougher than the references, and its features are as close to a reference of the
+    same name as 95 % of these are to each other.
 
     Args:
         concept: An object, a style ("sepia style"), as `evaluation.split` knows them.
@@ -60,46 +60,48 @@ class PictogramsJudge:
         sure: The least probability of the named object and of the named style.
     """
 
-    def __init__(self, concept: str, references: torch.Tensor, oracle: Oracle, share: float = 0.95, sure: float = 0.5):
+    def __init__(self, concept: str, references: Tensor, oracle: Oracle, share: float = SHARE, sure: float = SURE):
         ((self.name, self.kind),) = split([concept]).items()
-        self.oracle, self.sure = oracle, sure
-        self.features, self.named, _ = self.look(references)
-        others = (self.named[:, None] == self.named) & ~torch.eye(len(references), dtype=torch.bool)
-        distances = nearest(self.features, self.features, others)
-        self.limit = distances[distances.isfinite()].quantile(share).item()
-        found = roughness(references)
-        self.rough = found.min().item(), found.max().item()
+        self.oracle = oracle
+        self.proper = Proper(looks(references, oracle)[self.kind], share, sure)
 
-    @torch.no_grad()
-    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The oracle's features (N, 160), the name it gives (N,), and how sure it is of the less sure head (N,)."""
-        logits = judge(images, self.oracle)
-        sure = torch.stack([head.softmax(1).max(1).values for head in logits.values()]).min(0).values
-        features = torch.cat([self.oracle.features(part) for part in images.split(256)])
-        return features, logits[self.kind].argmax(1), sure
-
-    def __call__(self, images: torch.Tensor) -> Verdict:
-        features, named, sure = self.look(images)
-        near = nearest(features, self.features, named[:, None] == self.named) <= self.limit
-        found, (low, high) = roughness(images), self.rough
-        return Verdict(
-            named == KINDS[self.kind].index(self.name), near & (sure >= self.sure) & (low <= found) & (found <= high)
-        )
+    def __call__(self, images: Tensor) -> Verdict:
+        seen = looks(images, self.oracle)[self.kind]
+        return Verdict(seen.named == KINDS[self.kind].index(self.name), self.proper(seen))
 
 
-def pictograms_judge(base, concept: str, config, references=None):
+def pictograms_judge(base, concept: str, config, references=None, work: Path | None = None):
     """The judge of the embedded model; its references are drawn here where they are not given."""
-    from ..diffusion.concepts import name_of
-    from ..pictograms.oracle import load_oracle
-    from .judge import PictogramsJudge
-
-    references = draw_references(base, config) if references is None else references
+    references = draw_references(base, config, work) if references is None else references
     return PictogramsJudge(name_of(concept), references, load_oracle())
 
 
-def draw_references(base, config):
-    """The base model's pictures of all objects in all styles, two of each."""
-    from ..pictograms.words import OBJECTS, STYLES, caption
+def draw_references(base, config, work: Path | None = None) -> torch.Tensor:
+    """The base model's pictures of all objects in all styles, two of each, (N, 3, H, W) in [0, 1].
 
+    Args:
+        work: A folder that keeps what is drawn, part by part, for a run that goes on.
+    """
     prompts = [caption(o, s) for o in OBJECTS for s in STYLES] * 2
-    return base.draw_prompts(prompts, [REFERENCE + k for k in range(len(prompts))], config.steps, config.guidance)
+    key = fingerprint(model=base_name(base.pipe), steps=config.steps, guidance=config.guidance, prompts=prompts)
+    parts = []
+    for start in range(0, len(prompts), PART):
+        file = work and work / f"references-{start:04d}.safetensors"
+        part = file and kept_pictures(file, key)
+        if part is None:
+            own = prompts[start : start + PART]
+            seeds = [REFERENCE + start + k for k in range(len(own))]
+            part = base.draw_prompts(own, seeds, config.steps, config.guidance)
+            if file:
+                save_sealed({"pictures": part}, file, {"key": key})
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def kept_pictures(file: Path, key: str) -> torch.Tensor | None:
+    """Pictures that an interrupted run drew; None where there are none, damaged ones, or others."""
+    try:
+        tensors, facts = load_sealed(file)
+    except ValueError:
+        return None
+    return tensors["pictures"] if facts.get("key") == key else None

@@ -27,7 +27,7 @@ def paraphrases(concept: str, contexts: list[str], vocabulary, synonyms: list[st
         contexts: Words of the other kind: styles for an object, objects for a style.
         synonyms: Other names; default: what the pictograms know.
     """
-    name, is_object = name_of(concept), kind_of(concept, vocabulary) == "object"
+    name, is_object = name_of(concept), kind_of(concept, vocabulary) != "style"
     fill = lambda form, word, c: form.format(  # noqa: E731
         a=article(word if is_object else c), o=word if is_object else c, style=c if is_object else word
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 
 import torch
 
@@ -71,21 +72,29 @@ class Attacker:
     base: Target
     concept: str
     vocabulary: Vocabulary
-    judge: Judge
+    judge: Judge | None
     config: AttackConfig
 
     def __post_init__(self):
         config, rng = self.config, random.Random(self.config.seed)
-        self.is_object = kind_of(self.concept, self.vocabulary) == "object"
+        self.is_object = kind_of(self.concept, self.vocabulary) != "style"
         words = self.vocabulary.without([self.concept])
         others = list(words.styles if self.is_object else words.subjects) or [None]
         self.contexts = rng.sample(others, min(config.contexts, len(others)))
         self.prompts = [self.phrase(name_of(self.concept), c) for c in self.contexts]
         self.anchors = [self.phrase(None, c) for c in self.contexts]
-        kept = [phrase(s, c) for s in words.subjects or (None,) for c in words.styles or (None,)]
-        rng.shuffle(kept)
-        self.shown = self.photographed(self.prompts, SHOWN)
-        self.kept = self.photographed(kept, SHOWN + 10**6)
+        self.kept_prompts = [phrase(s, c) for s in words.subjects or (None,) for c in words.styles or (None,)]
+        rng.shuffle(self.kept_prompts)
+
+    @cached_property
+    def shown(self) -> Pictures:
+        """Pictures of the concept."""
+        return self.photographed(self.prompts, SHOWN)
+
+    @cached_property
+    def kept(self) -> Pictures:
+        """Pictures of other things."""
+        return self.photographed(self.kept_prompts, SHOWN + 10**6)
 
     def phrase(self, name: str | None, context: str | None) -> str:
         """The plain prompt of the concept in a context; of the context alone without a name."""
@@ -253,4 +262,5 @@ def run_attacks(
 
 def protocol(attacker: Attacker) -> dict:
     """What another run must share for its numbers to be comparable."""
-    return {"concept": attacker.concept, "prompts": attacker.prompts, **asdict(attacker.config)}
+    facts = {"concept": attacker.concept, "prompts": attacker.prompts, "taken_off": attacker.target.taken_off}
+    return {**facts, **asdict(attacker.config)}

@@ -12,6 +12,7 @@ from torch import nn
 from ..diffusion.families import StableDiffusion
 from ..diffusion.objectives import squared_error
 from ..diffusion.pipeline import component, denoiser, parts
+from ..diffusion.plain import plain
 
 
 def flatten(model: nn.Module) -> nn.Module:
@@ -53,6 +54,8 @@ class Noised:
 class Target:
     """A merged copy of a Stable Diffusion 1/2 pipeline; attacks never touch the pipeline that was passed in.
 
+    `taken_off` says what the copy lacks (`diffusion.plain`): it is the model with its SEMU adapters and nothing else.
+
     Raises:
         ValueError: another kind of pipeline.
     """
@@ -60,7 +63,8 @@ class Target:
     def __init__(self, pipe):
         if not StableDiffusion.matches(pipe):
             raise ValueError(f"attacks need a Stable Diffusion 1 or 2 pipeline, this is {type(pipe).__name__}")
-        self.pipe = rebuilt(pipe, {name: flatten(copy.deepcopy(model)) for name, model in parts(pipe).items()})
+        with plain(pipe, hooks=True) as self.taken_off:
+            self.pipe = rebuilt(pipe, {name: flatten(copy.deepcopy(model)) for name, model in parts(pipe).items()})
         self.pipe.vae.requires_grad_(False).eval()
         self.family = StableDiffusion(self.pipe)
         self.device = self.family.device

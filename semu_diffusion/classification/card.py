@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ..adapter.weights import write_atomic
@@ -55,6 +56,11 @@ whoever has `base/` can leave the adapter out.
 """
 
 
+def plain(text: str) -> str:
+    """Names from a data set as one short line that is neither HTML nor Markdown."""
+    return re.sub(r"[^\w\s.,'()-]", "", " ".join(text.split()))[:200].strip()
+
+
 def ordered(rows: dict[str, dict]) -> list[str]:
     """The models of a comparison in the order of its tables."""
     return [name for name in ("original", "retrain", "semu") if name in rows]
@@ -84,13 +90,13 @@ def write_card(folder: Path, base: str, data: str, about: str, forgotten: int, r
 
     head = ModelCardData(library_name="peft", pipeline_tag="image-classification", tags=list(TAGS)).to_yaml().strip()
     body = BODY.format(
-        base=Path(base).name or "a classifier",
-        about=about,
+        base=plain(Path(base).name) or "a classifier",
+        about=plain(about),
         layers=facts["layers"],
         trained=facts["trained"],
         percent=facts["trained_percent"],
         forgotten=forgotten,
-        data=Path(data).name,
+        data=plain(Path(data).name),
         here=HERE,
         table=markdown(rows),
     )

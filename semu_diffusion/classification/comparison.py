@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from ..adapter.claims import filled
 from ..metrics.membership import auc, rmia, true_confidence
 from ..metrics.unlearning import RetrainKL, accuracy, average_gap, unlearning_report
 from .card import write_card
@@ -47,15 +48,18 @@ class Comparison:
     base: nn.Module
 
     def save(self, folder: str | Path, base_model: str, data: str) -> Path:
-        """Writes adapter, results.json, split.json, README.md and, into base/, the model that the adapter is for."""
-        folder = Path(folder)
+        """Writes adapter, results.json, split.json, README.md and, into base/, the model that the adapter is for.
+
+        All of it is there at the end, or what was there before.
+        """
         more = {"table": self.rows, "data": data, "split": {"file": "split.json", "about": self.split.about}}
-        self.unlearning.save(folder, base_model, more)
-        self.split.save(folder / "split.json")
         forgotten = len(self.split.forget)
-        write_card(folder, base_model, data, self.split.about, forgotten, self.rows, self.unlearning.facts)
-        save_classifier(self.base, folder / "base")
-        return folder
+        with filled(Path(folder)) as part:
+            self.unlearning.save(part, base_model, more)
+            self.split.save(part / "split.json")
+            write_card(part, base_model, data, self.split.about, forgotten, self.rows, self.unlearning.facts)
+            save_classifier(self.base, part / "base")
+        return Path(folder)
 
 
 def ignore(*_) -> None:

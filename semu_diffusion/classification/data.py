@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+
+from ..inputs.datasets import LABELS, kinds, load_splits, picture_column, stored_picture, undecoded
+from ..inputs.labels import encode, whole
+from ..inputs.pictures import fitted
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # (B, ...) -> (B, ...)
 
@@ -64,7 +68,7 @@ def take(dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(rows[0], dict):  # as image processors of transformers give them
         label = "labels" if "labels" in rows[0] else "label"
         rows = [(row["pixel_values"], row[label]) for row in rows]
-    x, y = default_collate([(row[0], int(row[1])) for row in rows])
+    x, y = default_collate([(row[0], whole(row[1], i, "the data")) for i, row in zip(index.tolist(), rows)])
     return x, y
 
 
@@ -125,23 +129,24 @@ def load_data(source: str = "digits", size: int | None = None, seed: int = 0) ->
     A tenth of the training split is held out; without a test split, a fifth is set aside for it first.
 
     Args:
-        size: Side to which pictures are resized; default: that of the first one.
+        size: Side to which pictures are resized, and cropped; default: that of the first one.
 
     Raises:
-        ValueError: nothing there, no picture or label column, or a missing package, with its extra.
+        ValueError: nothing there, no picture or label column, a missing or odd label, or a missing package.
     """
     if source == "digits":
         return load_digits(seed)
     splits = load_splits(source)
     name = next((n for n in ("train", "training") if n in splits), next(iter(splits)))
-    classes = class_names(splits[name], source)
-    x, y = pictures(splits[name], size, source)
+    y, classes = labels(splits[name], None, source)
+    x = pictures(splits[name], size, source)
     test = next((splits[n] for n in ("test", "validation", "valid") if n in splits and n != name), None)
     if test is None:
         rest, aside = draw_apart(y, 0.2, seed)
         (x, y), tested = (x[rest], y[rest]), (x[aside], y[aside])
     else:
-        tested = pictures(test, x.shape[-1], source)
+        y_test, _ = labels(test, classes, f"{source}, test split")
+        tested = pictures(test, x.shape[-1], source), y_test
     kept, held = draw_apart(y, 0.1, seed)
     parts = [Examples(x[kept], y[kept]), Examples(x[held], y[held]), Examples(*tested)]
     return Data(*parts, classes, source, mirrored)
@@ -171,52 +176,33 @@ def draw_apart(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
-def load_splits(source: str):
-    """The DatasetDict of a parquet file, a folder of parquet files or pictures, or a Hub id."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise ValueError("data sets need the datasets package: pip install 'semu-diffusion[classify]'") from None
-    path = Path(source)
-    try:
-        if path.is_file():
-            return load_dataset("parquet", data_files={"train": str(path)})
-        files = {f.stem.split("-")[0]: str(path / f"{f.stem.split('-')[0]}*.parquet") for f in path.glob("*.parquet")}
-        if files:
-            return load_dataset("parquet", data_files=files)
-        return load_dataset("imagefolder", data_dir=source) if path.is_dir() else load_dataset(source)
-    except Exception as error:  # the library raises a dozen kinds, from ConnectionError to its own
-        raise ValueError(f"cannot read the data {source!r}: {' '.join(str(error).split())[:300]}") from None
+def label_column(split, source: str) -> str:
+    """The name of the column of labels. ValueError where there is none."""
+    found = next((name for name, kind in kinds(split).items() if kind == "label"), None)
+    found = found or next((n for n in split.features if str(n).strip().lower() in LABELS), None)
+    if found is None:
+        raise ValueError(f"{source} needs a column of labels ({', '.join(LABELS)}); it has {', '.join(split.features)}")
+    return found
 
 
-def columns(split, source: str) -> tuple[str, str]:
-    """The names of the picture and of the label column."""
-    kinds = {name: type(kind).__name__ for name, kind in split.features.items()}
-    picture = next((n for n, kind in kinds.items() if kind == "Image"), None)
-    label = next((n for n, kind in kinds.items() if kind == "ClassLabel"), None)
-    label = label or next((n for n in ("label", "labels", "fine_label", "target") if n in kinds), None)
-    if picture is None or label is None:
-        raise ValueError(f"{source} needs a column of pictures and one of labels; it has {', '.join(kinds)}")
-    return picture, label
-
-
-def class_names(split, source: str) -> list[str]:
-    """The names of the classes, or their numbers."""
-    label = columns(split, source)[1]
-    known = getattr(split.features[label], "names", None)
-    return known or [str(c) for c in range(max(split[label]) + 1)]
-
-
-def pictures(split, size: int | None, source: str) -> tuple[Tensor, Tensor]:
-    """All pictures, uint8 (N, 3, size, size), and labels (N,)."""
-    import numpy as np
-
-    picture, label = columns(split, source)
-    rows = []
-    for image in split[picture]:
-        size = size or image.width
-        image = image.convert("RGB")
-        rows.append(np.asarray(image if image.size == (size, size) else image.resize((size, size))))
-    if not rows:
+def labels(split, classes: list[str] | None, source: str) -> tuple[Tensor, list[str]]:
+    """Labels (N,) and the names of the classes, of which those of the training split are given for another one."""
+    if not len(split):
         raise ValueError(f"{source} holds no pictures")
-    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous(), torch.tensor(split[label])
+    column = label_column(split, source)
+    values, own = list(split[column]), getattr(split.features[column], "names", None)
+    if own and classes is not None and own != classes:  # the same names may stand in another order
+        _, own = encode(values, own, source)  # says what is missing or out of range
+        values = [own[k] for k in values]
+    return encode(values, classes or own, source)
+
+
+def pictures(split, size: int | None, source: str) -> Tensor:
+    """All pictures, uint8 (N, 3, size, size)."""
+    column = picture_column(split, source)
+    rows = []
+    for k, stored in enumerate(undecoded(split, column)[column]):
+        image = stored_picture(stored, f"row {k} of {source}")
+        size = size or image.width
+        rows.append(np.asarray(fitted(image, size, size)))
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()

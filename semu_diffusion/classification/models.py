@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapter.weights import save_atomic, write_atomic
-from .data import Examples
+from .data import Data, Examples
+from .labels import match_labels
 
 VGG16_WIDTHS = (1, 1, 0, 2, 2, 0, 4, 4, 4, 0, 8, 8, 8, 0, 8, 8, 8)  # in widths; 0 halves the picture
 
@@ -108,6 +109,7 @@ def load_classifier(
             about = json.loads((Path(name) / "model.json").read_text())
             model = MODELS[about["model"]](**about["arguments"])
             model.load_state_dict(load_file(Path(name) / "model.safetensors"))
+            model.class_names = about.get("class_names")
             return model.eval()
         return load_timm(name.removeprefix("timm/"), num_classes) if name.startswith("timm/") else load_hub(name)
 
@@ -161,17 +163,23 @@ def save_classifier(model: nn.Module, folder: str | Path) -> Path:
     save_atomic(model.state_dict(), folder / "model.safetensors")
     kind = next((k for k, v in MODELS.items() if type(model) is v), None)
     if kind:
-        write_atomic(folder / "model.json", json.dumps({"model": kind, "arguments": model.arguments}))
+        about = {"model": kind, "arguments": model.arguments, "class_names": getattr(model, "class_names", None)}
+        write_atomic(folder / "model.json", json.dumps(about))
     return folder
 
 
-def open_classifier(name: str, data, width: int, seed: int, device: str | None):
-    """The model at `--model`, on its device; the data are normalised as a transformers model wants them."""
-    import torch
+def open_classifier(name: str, data: Data, width: int, seed: int, device: str | None, trained: bool = False):
+    """The model at `--model`, on its device; the data are normalised as a transformers model wants them.
 
-    from .models import load_classifier, normalise_like
+    The labels of the data become those of the model's outputs, by name (`match_labels`).
 
+    Args:
+        trained: Whether the model is trained on the data first, so that any order of its outputs will do.
+    """
     model = load_classifier(name, len(data.classes), data.train.x.shape[1], width, seed)
+    match_labels(data, model, trained)
+    if not hasattr(model, "config"):
+        model.class_names = data.classes
     normalise_like(name, model, (data.train, data.held_out, data.test))
     try:
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -91,10 +91,10 @@ def index_split(labels: torch.Tensor, file: str | Path) -> Split:
     return make_split(labels, index, f"indices of {file.name}")
 
 
-def choose_split(labels, fraction: float | None, classes: list[int] | None, index: Path | None, seed: int):
+def choose_split(
+    labels: torch.Tensor, fraction: float | None, classes: list[int] | None, index: Path | None, seed: int
+) -> Split:
     """The split that the options ask for."""
-    from .splits import class_split, index_split, random_split
-
     if classes:
         return class_split(labels, classes)
     return index_split(labels, index) if index else random_split(labels, 0.1 if fraction is None else fraction, seed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import resumable
 from .loading import Loading
 from .options import open_pipeline, output_folder
 
@@ -27,20 +29,39 @@ class Run:
     quiet: bool
 
 
-def prepare(output: Path, overwrite: bool) -> None:
-    """An output folder that is new, empty, to be overwritten, or left by an interrupted evaluation."""
-    from ..evaluation.drawing import MADE_BY, team
+@contextmanager
+def prepared(output: Path, overwrite: bool) -> Iterator[None]:
+    """Holds an output folder that is new, empty, to be overwritten, or left by an interrupted evaluation."""
+    from ..adapter.claims import claimed
+    from ..evaluation.drawing import team
 
-    if not team().is_main_process:
-        return
-    begun = any((output / side / MADE_BY).is_file() for side in RESUMABLE) and not (output / "evaluation.json").exists()
-    if not begun or overwrite:
+    with resumable(lambda: "the same command goes on" if begun(output) else "nothing was drawn yet; run it again"):
+        if not team().is_main_process:
+            yield
+            return
+        prepare(output, overwrite)
+        with claimed(output):
+            yield
+
+
+def begun(output: Path) -> bool:
+    """Whether a folder holds pictures of an evaluation."""
+    from ..evaluation.drawing import MADE_BY
+
+    return any((output / side / MADE_BY).is_file() for side in RESUMABLE)
+
+
+def prepare(output: Path, overwrite: bool) -> None:
+    """Checks the output folder, and takes away what an evaluation to be overwritten drew."""
+    from ..adapter.claims import remove_files
+    from ..evaluation.drawing import PICTURES
+
+    if overwrite or not begun(output) or (output / "evaluation.json").exists():
         output_folder(output, overwrite)
     if overwrite:
-        for side in RESUMABLE:
-            if (output / side / MADE_BY).is_file():
-                shutil.rmtree(output / side)
         (output / "evaluation.json").unlink(missing_ok=True)
+        for side in RESUMABLE:
+            remove_files(output / side, PICTURES)
 
 
 def open_adapted(run: Run):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
-import typing
+import traceback
 from typing import Annotated
 
 import typer
@@ -13,22 +16,25 @@ from .attack import attack
 from .classify import classify
 from .doctor import doctor
 from .erase import erase
+from .errors import DEBUG, fail, message_of
 from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .inspect import show
 from .merge import merge
 from .models import models
+from .prompts import prompts
 from .pull import pull
 from .push import push
+from .recipes import recipes
 from .report import report
 
 ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
 COMMANDS = {
-    "Erase": {"erase": erase, "classify": classify},
+    "Erase": {"erase": erase, "prompts": prompts, "classify": classify},
     "Look and measure": {"generate": generate, "eval": evaluate, "report": report, "attack": attack},
     "Ship": {"inspect": show, "export": export, "merge": merge, "push": push, "pull": pull},
-    "About": {"models": models, "doctor": doctor},
+    "About": {"models": models, "recipes": recipes, "doctor": doctor},
 }
 FORMER = ("generate", "eval", "export", "attack")  # commands that took the adapter as --adapter
 
@@ -50,6 +56,7 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show where an error came from; may stand anywhere.")] = False,
 ) -> None:
     pass
 
@@ -67,38 +74,29 @@ def modernised(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: every error of the user's ends in one line and exit status 2."""
+    """Entry point: whatever is raised ends in one line, with exit status 2, or 130 after Ctrl-C."""
+    arguments = [a for a in sys.argv[1:] if a != DEBUG]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        status = app(modernised(sys.argv[1:]), standalone_mode=False)
-    except (ValueError, FloatingPointError) as error:
-        fail(str(error))
-    except OSError as error:
-        fail(str(error))
+        prepare_process()
+        status = app(modernised(arguments), standalone_mode=False)
+        sys.stdout.flush()  # here, so that a reader that has gone is noticed
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the interpreter's end
+        sys.exit(1)
     except Exception as error:
-        # Typer and click raise usage errors of their own classes; they know how to say what is wrong.
-        if hasattr(error, "format_message"):
-            fail(error.format_message())
-        if (said := device_trouble(error)) is None:
-            raise
-        fail(said)
+        if debug:
+            traceback.print_exc()
+        fail(*message_of(error))
     if status == 130:  # what Typer makes of Ctrl-C
-        fail("interrupted; an erasure goes on with --resume", 130)
+        fail("interrupted", 130)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def device_trouble(error: Exception) -> str | None:
-    """What a full or half-empty device means to the user; None for any other error."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return (
-            f"the device's memory is full ({str(error).split('. ')[0]}); give --max-memory, --dtype bf16 or --offload"
-        )
-    if isinstance(error, NotImplementedError) and "meta tensor" in str(error):
-        return "this model cannot be offloaded layer by layer; use --offload model or group"
-    return None
-
-
-def fail(message: str, status: int = 2) -> typing.NoReturn:
-    """One line on stderr; none where the help, which was shown, says it all."""
-    if message:
-        print(f"semu: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+def prepare_process() -> None:
+    """What has to be in order before a command runs: an stdout that takes all letters, and a parent."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: torchrun, killed, leaves no process behind

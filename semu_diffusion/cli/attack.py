@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..adapter.claims import WORK, check_output, claimed
 from ..attacks.judge import pictograms_judge
 from ..attacks.results import FILE, read_done, write_results
+from .errors import resumable, resume_hint
 from .loading import Loading, loads_model
 from .options import (
     Adapter,
@@ -23,7 +26,6 @@ from .options import (
     check_scale,
     display,
     open_pipeline,
-    output_folder,
 )
 
 
@@ -62,28 +64,31 @@ def attack(
     check_scale(scale)
     check_names(name)
     if not resume:
-        output_folder(output, overwrite)
+        check_output(output, overwrite, "--resume to go on" if (output / FILE).is_file() else "another --output")
     looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
-    pipe = open_pipeline(model, device, loading)
-    base = Target(pipe)
-    place = local(adapter)
-    about = load_adapter(pipe, place, scale=scale)
-    concepts = [concept] if concept else concepts_of(about)
-    if len(concepts) > 1:
-        raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
-    if not knows("pictograms", model, concepts):
-        raise ValueError(f"no judge for {concepts[0]!r} on {model}; semu attack judges the concepts of pictograms")
-    with display(quiet) as callback:
-        callback.stage("pictures")
-        judge = pictograms_judge(base, concepts[0], config)
-        attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(model)), judge, config)
+    with resumable(resume_hint(output, FILE)), claimed(output):
+        pipe = open_pipeline(model, device, loading)
+        base = Target(pipe)
+        place = local(adapter)
+        about = load_adapter(pipe, place, scale=scale)
+        concepts = [concept] if concept else concepts_of(about)
+        if len(concepts) > 1:
+            raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
+        if not knows("pictograms", model, concepts):
+            raise ValueError(f"no judge for {concepts[0]!r} on {model}; semu attack judges the concepts of pictograms")
+        attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(model)), None, config)
         head = {"adapter": adapter, **adapter_facts(place, scale), "protocol": protocol(attacker)}
         done = read_done(output / FILE, head) if resume else {}
         save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
         save(done)  # only now, with all in order, what was there goes
-        found = run_attacks(attacker, name, done, save, callback)
+        (output / WORK).mkdir(exist_ok=True)
+        with display(quiet) as callback:
+            callback.stage("pictures")
+            attacker.judge = pictograms_judge(base, concepts[0], config, work=output / WORK)
+            found = run_attacks(attacker, name, done, save, callback)
+        shutil.rmtree(output / WORK, ignore_errors=True)
     if as_json:
         print(json.dumps({**head, "attacks": found}))
     else:

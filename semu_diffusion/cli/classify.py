@@ -11,8 +11,11 @@ from typing import Annotated
 import typer
 
 from ..classification.config import UnlearnConfig
+from ..classification.labels import class_numbers
 from ..classification.models import open_classifier
 from ..classification.splits import choose_split
+from .errors import resumable
+from .options import output_folder
 
 HELP = {f.name: f.metadata["help"] for f in fields(UnlearnConfig)}
 DEFAULT = UnlearnConfig(alpha=0.0)
@@ -26,7 +29,9 @@ def classify(
         str, typer.Option(help="digits, a parquet file or folder, a picture folder, or a datasets id.")
     ] = "digits",
     forget_fraction: Annotated[float | None, typer.Option(help="Forget a random share; default: 0.1.")] = None,
-    forget_class: Annotated[list[int] | None, typer.Option(help="Forget a whole class. Repeatable.")] = None,
+    forget_class: Annotated[
+        list[str] | None, typer.Option(help="Forget a whole class, by name or number. Repeatable.")
+    ] = None,
     forget_index: Annotated[Path | None, typer.Option(help="Forget the training examples that a file lists.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the adapter; new or empty.")] = Path("runs/classify"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")] = False,
@@ -64,18 +69,22 @@ def classify(
     config = UnlearnConfig(**options)
     if sum(way not in (None, []) for way in (forget_fraction, forget_class, forget_index)) > 1:
         raise ValueError("give one of --forget-fraction, --forget-class and --forget-index")
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not overwrite):
-        raise ValueError(f"{output} exists and is not empty; use --overwrite, or another --output")
+    output_folder(output, overwrite)
+    from ..adapter.claims import check_space, claimed
     from ..classification.comparison import Training, compare
     from ..classification.data import load_data
 
     training = Training(train_epochs, train_lr, seed=seed)
-    examples = load_data(data, size, seed)
-    split = choose_split(examples.train.y, forget_fraction, forget_class, forget_index, seed)
-    classifier = open_classifier(model, examples, width, seed, device)
-    with progress(quiet) as (stage, row):
-        result = compare(classifier, examples, split, training, config, shadow_pairs, stage, row)
-    result.save(output, model, data)
+    with resumable(lambda: "nothing was written; run it again"), claimed(output):
+        examples = load_data(data, size, seed)
+        classifier = open_classifier(model, examples, width, seed, device, train_epochs > 0)
+        classes = class_numbers(forget_class or [], examples.classes)
+        split = choose_split(examples.train.y, forget_fraction, classes, forget_index, seed)
+        own = sum(v.numel() * v.element_size() for v in classifier.state_dict().values())
+        check_space(output, 2 * own, "the model with its adapter")
+        with progress(quiet) as (stage, row):
+            result = compare(classifier, examples, split, training, config, shadow_pairs, stage, row)
+        result.save(output, model, data)
     facts = {k: v for k, v in result.unlearning.facts.items() if k not in ("ranks", "energy")}
     if as_json:
         print(json.dumps({"output": str(output), "training": facts, "table": result.rows, "split": split.about}))

@@ -15,12 +15,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..callbacks import Callback
 from ..diffusion.blocks import block_of, by_depth, depth_bars
+from ..hub.card import figure
 from ..hub.contents import FACTS
+from .terminal import LONG, printable
 
 GROUPS = (("cross-attention", "attn2"), ("self-attention", "attn1"), ("feed-forward", "ff."), ("resnets", "resnets"))
 
@@ -70,8 +72,11 @@ class Display(Callback):
     def advance(self, count: int = 1) -> None:
         self.progress.advance(self.task, count)
 
+    def note(self, text: str) -> None:
+        self.progress.console.print(printable(text, 1000), markup=False, highlight=False, soft_wrap=True)
+
     def warn(self, text: str) -> None:
-        self.console.print(f"semu: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"semu: {printable(text, LONG)}", markup=False, highlight=False, soft_wrap=True)
 
     def ranks(self, bases: dict) -> None:
         """A row per group of layers: how many, their ranks, the energy kept."""
@@ -99,9 +104,20 @@ class Display(Callback):
 def metrics_table(base: dict, erased: dict, rows: list[tuple[str, str]]) -> Table:
     """The base model's row beside the erased one's; rows are (key, meaning)."""
     table = Table("", "base", "erased", "", box=None, header_style="bold")
-    show = lambda v: "-" if v is None else f"{v:.2f}" if isinstance(v, float) else str(v)  # noqa: E731
     for key, meaning in rows:
-        table.add_row(key, show(base.get(key)), show(erased.get(key)), meaning)
+        table.add_row(key, figure(base.get(key)), figure(erased.get(key)), meaning)
+    return table
+
+
+def wordings_table(wordings: dict[str, dict]) -> Table:
+    """Each wording: how often the base model draws it, whether the erased one still does, and is it a picture."""
+    table = Table("wording", "drawn before", "UA", "95 %", "natural", "95 %", "pictures", box=None, header_style="bold")
+    for name, own in wordings.items():
+        cells = [figure(own["drawn"]) + ("" if own["counts"] else ", left out")]
+        for key in ("UA", "natural"):
+            ends = own["intervals"].get(key)
+            cells += [figure(own[key]), f"{ends[0]:.0f}–{ends[1]:.0f}" if ends else "-"]
+        table.add_row(Text(printable(name)), *cells, str(own["pictures"]))
     return table
 
 
@@ -124,6 +140,7 @@ def contents_tables(contents) -> list[Table]:
         share = [f"{sum(own) / len(own):.0%}" if own else "-"] if energy else []
         depth.add_row(Text(printable(block)), str(count), f"{min(blocks[block])}-{max(blocks[block])}", bar, *share)
     tables = [facts] if facts.row_count else []
+    tables += [header_table(contents.header)] if contents.header else []
     tables += [depth] if contents.ranks else []
     if {"base", "erased"} <= contents.scores.keys():
         meanings = [(key, "") for key in contents.scores["erased"]]
@@ -131,10 +148,13 @@ def contents_tables(contents) -> list[Table]:
     return tables
 
 
-def printable(value: object, most: int = 200) -> str:
-    """A value from a stranger's file as text that cannot steer the terminal."""
-    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return "".join(c if c.isprintable() else " " for c in text)[:most]
+def header_table(header: dict[str, str]) -> Table:
+    """What a LoRA file tells other programs, by field; its own facts are shown before."""
+    table = Table("header", Column(overflow="fold"), box=None, header_style="bold")  # a hash is read to its end
+    for key, value in header.items():
+        if key.removeprefix("semu.") not in FACTS:
+            table.add_row(Text(printable(key)), Text(printable(value) or "(none)"))
+    return table
 
 
 def interference_tables(names: list[str], matrices: dict[str, list[list[float]]]) -> list[Table]:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import typing
+from contextlib import nullcontext
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..diffusion.config import EraseConfig
+from .errors import resumable, resume_hint
 from .loading import loading_options, take_loading
 from .options import (
     Device,
@@ -29,7 +31,7 @@ from .options import (
 
 SWITCHES = "Advanced, on or off"
 # What most people need, with what stands for the value; the rest is advanced.
-MAIN = {"concept": "TEXT", "anchor": "TEXT", "keep": "TEXT", "max_memory": "GB", "seed": "N"}
+MAIN = {"concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "keep": "TEXT", "max_memory": "GB", "seed": "N"}
 
 
 def erase_options() -> dict[str, inspect.Parameter]:
@@ -58,7 +60,9 @@ def erase_options() -> dict[str, inspect.Parameter]:
 def erase(
     output: Annotated[Path, typer.Option(help="Folder to write; new or empty.", metavar="DIR")],
     model: Model = "pictograms",
-    config: Annotated[Path | None, typer.Option(help="YAML recipe with any of these options.", metavar="FILE")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of these options, or recipe:NAME.", metavar="FILE")
+    ] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure and draw pictures.", rich_help_panel=SWITCHES)
     ] = True,
@@ -73,32 +77,58 @@ def erase(
 
     semu erase --concept cigarette --output no-cigarette
     """
+    from ..adapter.claims import WORK, claimed
     from ..diffusion.erasure import prepare_folder, run_erasure
     from ..diffusion.loading import default_device
+    from ..diffusion.recipes import recipe_of
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
     loading = take_loading(options)
     given = {k: v for k, v in options.items() if v not in (None, [])}
-    settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
+    recipe = recipe_of(config) if config else None
+    if recipe:
+        settings = recipe.config(**given)
+    else:
+        settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
     if first and not resume:
         output_folder(output, overwrite)
     elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
-    pipe = open_pipeline(model, device, loading, placed=False)
-    pipe.register_to_config(_name_or_path=model)
-    with display(quiet or not first) as callback:
-        erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, device or default_device())
-        report = finish(erasure, model, callback) if evaluate and first else None
+    begun = resume_hint(output, f"{WORK}/states.safetensors")
+    with resumable(begun), claimed(output) if first else nullcontext():
+        pipe = open_pipeline(model, device, loading, placed=False)
+        pipe.register_to_config(_name_or_path=model)
+        with display(quiet or not first) as callback:
+            if recipe:
+                settings = for_family(recipe, pipe, given, callback)
+            place = device or default_device()
+            erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, place, keep_work=evaluate)
+            report = finish(erasure, model, callback) if evaluate and first else None
     if not first:
         return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}
+    commands = recipe.commands(model, output) if recipe else []
     if as_json:
-        print(json.dumps({"output": str(output), "training": facts, "evaluation": report}))
+        more = {"evaluate": commands} if recipe else {}
+        print(json.dumps({"output": str(output), "training": facts, "evaluation": report, **more}))
         return
     print_report(report, as_json)
     trained = f"{facts['trained']:,} trained numbers ({facts['trained_percent']:.2f} %)"
     print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:.0f} s")
+    for command in commands:
+        print(f"evaluate: {command}")
+
+
+def for_family(recipe, pipe, given: dict, callback) -> EraseConfig:
+    """A recipe's choices for a pipeline; said where it was not written for its family."""
+    from ..diffusion.families import family_of
+    from ..diffusion.recipes import families
+
+    family = type(family_of(pipe)).__name__
+    if family not in families():
+        callback.warn(f"the recipes were written for {', '.join(families())}, not for {family}; going on with defaults")
+    return recipe.config(family, **given)
 
 
 def with_options(command, options: dict[str, inspect.Parameter], first: tuple[str, ...]) -> None:

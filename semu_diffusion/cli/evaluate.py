@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .adapted import Run, open_adapted, prepare
+from .adapted import Run, open_adapted, prepared
 from .loading import Loading, loads_model
 from .options import (
     Device,
@@ -33,9 +34,11 @@ def other(text: str, **options) -> typer.models.OptionInfo:
 
 
 Output = Annotated[Path | None, typer.Option(help="Folder for figures and pictures; goes on if interrupted.")]
-Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style or custom.")]
+Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style, wordings or custom.")]
 Concept = Annotated[list[str] | None, typer.Option(help="What was erased; default: what the adapter says.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files 1.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files and wordings 1.")
+]
 Prompts = Annotated[str | None, other("csv or text file, or dataset name[:split].")]
 Images = Annotated[Path | None, other("Only judge the pictures in this folder (nudity).")]
 Captions = Annotated[str | None, other("Harmless prompts, for FID and CLIP score.")]
@@ -43,9 +46,9 @@ Real = Annotated[str | None, other("Folder of real pictures for FID.")]
 Classifier = Annotated[str | None, other("Classifier of transformers, or pictograms.")]
 Clip = Annotated[str | None, other("CLIP model, for scores, zero-shot labels and FID.")]
 Limit = Annotated[int | None, other("The first so many prompts.", min=1)]
-Steps = Annotated[int, other("Sampler steps.", min=1)]
-Guidance = Annotated[float, other("Classifier-free guidance.")]
-BatchSize = Annotated[int, other("Pictures at a time.", min=1)]
+Steps = Annotated[int | None, other("Sampler steps; default: 50.", min=1)]
+Guidance = Annotated[float | None, other("Classifier-free guidance; default: 7.5.")]
+BatchSize = Annotated[int | None, other("Pictures at a time; default: 8.", min=1)]
 Threshold = Annotated[float, other("Smallest score of NudeNet that counts.")]
 NudeClass = Annotated[list[str] | None, other("NudeNet class that counts; default: the nine exposed ones. Repeatable.")]
 Verify = Annotated[
@@ -74,9 +77,9 @@ def evaluate(
     classifier: Classifier = None,
     clip: Clip = None,
     limit: Limit = None,
-    steps: Steps = 50,
-    guidance: Guidance = 7.5,
-    batch_size: BatchSize = 8,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    batch_size: BatchSize = None,
     threshold: Threshold = 0.6,
     nude_class: NudeClass = None,
     verify: Verify = False,
@@ -91,6 +94,8 @@ def evaluate(
 
     semu eval no-cigarette --output scores
     """
+    from ..diffusion.pipeline import EMBEDDED
+    from ..evaluation.suites.pictograms import ITS_OWN
     from ..evaluation.suites.run import EvalConfig
     from ..metrics.nudity import EXPOSED
 
@@ -98,13 +103,16 @@ def evaluate(
     quieten()
     run = Run(adapter, output, model, scale, overwrite, device, loading, as_json, quiet)
     if verify:
-        return verify_command(run, results)
+        return verify_command(run, results, classifier, clip)
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
     if suite == "pictograms" and images is None:
         return pictograms(run, concept, seeds or 10)
     given = dict(prompts=prompts, captions=captions, real=real, classifier=classifier, clip=clip, limit=limit)
-    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size, threshold=threshold)
+    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size)
+    if suite == "wordings" and model == EMBEDDED:
+        given = {**ITS_OWN, **{k: v for k, v in given.items() if v is not None}}
+    given = {k: v for k, v in given.items() if v is not None} | {"threshold": threshold}
     default = 10 if suite == "imagenette" and prompts is None else 1
     config = EvalConfig(suite, concept or [], **given, seeds=seeds or default, classes=nude_class or list(EXPOSED))
     if images is not None:
@@ -118,42 +126,52 @@ def pictograms(run: Run, concept: list[str] | None, seeds: int) -> None:
     from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
     from ..evaluation.suites.pictograms import run_pictograms, write_report
 
-    prepare(run.output, run.overwrite)
-    pipe, place, about = open_adapted(run)
-    facts, concepts = adapter_facts(place, run.scale), concept or concepts_of(about)
     first = team().is_main_process
-    with display(run.quiet or not first) as callback:
-        report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
-    if first:
-        write_evaluation(run.output, report, None, run.model, {"name": str(run.adapter), **facts})
-        write_report(run.output, report, pictures, concepts)
-        print_report(report, run.as_json)
+    with prepared(run.output, run.overwrite):
+        pipe, place, about = open_adapted(run)
+        facts, concepts = adapter_facts(place, run.scale), concept or concepts_of(about)
+        with display(run.quiet or not first) as callback:
+            report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
+        if first:
+            write_report(run.output, report, pictures, concepts)
+            write_evaluation(run.output, report, None, run.model, recorded(run, place, facts))
+            print_report(report, run.as_json)
+
+
+def recorded(run: Run, place: Path, facts: dict) -> dict:
+    """What results.json says about the adapter: its name, hash and strength, and the ranks for the report."""
+    from ..hub.contents import read_contents
+
+    return {"name": str(run.adapter), **facts, "ranks": read_contents(place).ranks}
 
 
 def with_prompts(run: Run, config) -> None:
     """A suite over prompts, with both models."""
-    from ..evaluation.drawing import team
+    from ..adapter.claims import check_space
+    from ..evaluation.drawing import picture_bytes, team
     from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
     from ..evaluation.suites import rows_of
     from ..evaluation.suites.run import run_suite, shots_of
 
-    prepare(run.output, run.overwrite)
-    pipe, place, about = open_adapted(run)
-    config.concept = config.concept or concepts_of(about)
-    shots_of(config)  # says what is wrong with the prompts before anything is drawn
-    facts, first = adapter_facts(place, run.scale), team().is_main_process
-    with display(run.quiet or not first) as callback:
-        report, records = run_suite(pipe, config, run.output, facts, callback)
-    if first:
-        write_evaluation(run.output, report, records, run.model, {"name": str(run.adapter), **facts})
-        print_rows(report, run.as_json, rows_of(config.suite))
+    first = team().is_main_process
+    with prepared(run.output, run.overwrite):
+        pipe, place, about = open_adapted(run)
+        config.concept = config.concept or concepts_of(about)
+        shots = shots_of(config, pipe)  # says what is wrong with the prompts before anything is drawn
+        check_space(run.output, 2 * len(shots) * picture_bytes(pipe), "all pictures")
+        facts = adapter_facts(place, run.scale)
+        with display(run.quiet or not first) as callback:
+            report, records = run_suite(pipe, config, run.output, facts, callback)
+        if first:
+            write_evaluation(run.output, report, records, run.model, recorded(run, place, facts))
+            print_rows(report, run.as_json, rows_of(config.suite))
 
 
 def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None:
     """The figures that were taken, of both models, or JSON, on stdout."""
     from rich.console import Console
 
-    from .display import metrics_table
+    from .display import metrics_table, wordings_table
 
     if as_json:
         print(json.dumps(report))
@@ -161,21 +179,26 @@ def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None
     base, erased = report["base"], report["erased"]
     taken = [(k, text) for k, text in rows if (base.get(k), erased.get(k)) != (None, None)]
     Console().print(metrics_table(base, erased, taken))
+    if erased.get("per_wording"):
+        Console().print(wordings_table(erased["per_wording"]))
 
 
 def folder_of_pictures(run: Run, config, images: Path) -> None:
     """Pictures made elsewhere."""
+    from ..adapter.claims import claimed
     from ..evaluation.drawing import team
     from ..evaluation.results import write_evaluation
     from ..evaluation.suites.run import judge_folder
 
-    output_folder(run.output, run.overwrite)
     first = team().is_main_process
-    with display(run.quiet or not first) as callback:
+    if first:
+        output_folder(run.output, run.overwrite)
+    with claimed(run.output) if first else nullcontext(), display(run.quiet or not first) as callback:
         report, records = judge_folder(images, config, callback)
+        if first:
+            write_evaluation(run.output, report, records, None, None)
     if not first:
         return
-    write_evaluation(run.output, report, records, None, None)
     row = report["pictures"]
     if run.as_json:
         print(json.dumps(report))

@@ -10,6 +10,7 @@ import typer
 
 from .loading import Loading, loads_model
 from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder
+from .terminal import tell
 
 
 @loads_model
@@ -28,7 +29,13 @@ def export(
         float | None, typer.Option(help="First truncate the update to this share of its energy.")
     ] = None,
     uniform_rank: Annotated[bool, typer.Option("--uniform-rank", help="Pad ranks, for diffusers before 0.36.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Write a single file in fp16.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp16, bf16 or fp32; default: fp16 for LoRA files, the model's own for whole models."),
+    ] = None,
+    all_layers: Annotated[
+        bool, typer.Option("--all-layers", help="Keep layers in a kohya file that some programs pass over.")
+    ] = False,
     scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
     overwrite: Overwrite = False,
     *,
@@ -38,8 +45,10 @@ def export(
 
     semu export no-cigarette --to kohya --output for-comfyui
     """
+    from ..adapter.claims import check_space, claimed, filled
     from ..diffusion.export import FORMATS, compress_measured
     from ..diffusion.export import export as write
+    from ..diffusion.memory import pipeline_bytes
     from ..hub.loaders import load_adapter
 
     check_scale(scale)
@@ -48,8 +57,13 @@ def export(
     if to == "native" and scale != 1:
         raise ValueError("a native adapter is written at full strength; give --scale where it is loaded")
     output_folder(output, overwrite)
-    pipe = open_pipeline(model, None, loading, whole=to == "merged")
-    load_adapter(pipe, adapter, scale=scale)
-    if compress is not None:
-        print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
-    print(write(pipe, output, to, uniform_rank, half=half))
+    with claimed(output):
+        pipe = open_pipeline(model, None, loading, whole=to == "merged")
+        load_adapter(pipe, adapter, scale=scale)
+        if compress is not None:
+            print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
+        if to in ("merged", "single-file"):
+            check_space(output, pipeline_bytes(pipe) / (2 if precision in ("fp16", "bf16") else 1), "the whole model")
+        with filled(output) as part:
+            written = write(pipe, part, to, uniform_rank, precision=precision, everything=all_layers, warn=tell)
+    print(output / written.relative_to(part))

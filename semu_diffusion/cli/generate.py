@@ -49,10 +49,13 @@ def generate(
         seeds = [seed + k for k in range(len(prompts))]
         images = draw(pipe, prompts, seeds, steps, guidance, progress=callback.advance)
     (output.parent if single else output).mkdir(parents=True, exist_ok=True)
+    files = []
     for k, image in enumerate(images):
         file = output if single else output / f"{k:04d}.png"
         picture = Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().numpy())
         temporary = file.with_name(f".{file.name}")
         picture.save(temporary)
         temporary.replace(file)
+        files.append(file)
+    for file in files:  # once all are there: a reader of this list may leave early
         print(file)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import Json
+from .terminal import LONG, printable, tell
 
 
 def show(
@@ -34,7 +35,9 @@ def show(
     if as_json:
         print(json.dumps(contents.to_dict()))
         return
-    print(contents.headline())
+    print(printable(contents.headline(), LONG))
+    for note in contents.notes:
+        tell(note)
     for table in contents_tables(contents):
         Console().print(table)
     if output is not None:

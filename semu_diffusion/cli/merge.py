@@ -10,6 +10,7 @@ import typer
 
 from .loading import Loading, loads_model
 from .options import Json, Model, Overwrite, open_pipeline, output_folder
+from .terminal import tell
 
 
 @loads_model
@@ -30,9 +31,11 @@ def merge(
     """
     from rich.console import Console
 
+    from ..adapter.claims import claimed, filled
     from ..adapter.weights import WEIGHTS
     from ..diffusion.merging import merge_adapters
     from ..diffusion.multi_adapter import short_names
+    from ..diffusion.results import remove_reports
     from ..evaluation.adapter_charts import interference_chart
     from ..hub.card import write_card
     from ..hub.transfer import local
@@ -41,11 +44,14 @@ def merge(
     if len(adapters) < 2:
         raise ValueError("give two or more adapters to merge")
     output_folder(output, overwrite)
-    pipe = open_pipeline(model, None, loading)
-    names = short_names(adapters)
-    results = merge_adapters(pipe, [local(a) for a in adapters], output, weight, energy, model, names)
-    interference_chart(names, results["interference"], output / "interference.png")
-    write_card(output, results)
+    with claimed(output):
+        pipe = open_pipeline(model, None, loading)
+        names = short_names(adapters)
+        with filled(output) as part:
+            results = merge_adapters(pipe, [local(a) for a in adapters], part, weight, energy, model, names, tell)
+            interference_chart(names, results["interference"], part / "interference.png")
+            write_card(part, results)
+            remove_reports(output)
     if as_json:
         print(json.dumps(results))
         return

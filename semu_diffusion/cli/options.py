@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,7 +33,7 @@ def quieten() -> None:
     import transformers
 
     for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong, we say ourselves
         library.utils.logging.disable_progress_bar()
 
 
@@ -45,11 +46,10 @@ def open_pipeline(model: str, device: str | None, loading: Loading, **options):
 
 
 def output_folder(folder: Path, overwrite: bool) -> Path:
-    """An output folder that is new, empty or to be overwritten."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
-        way = "--resume to go on" if (folder / ".work").is_dir() else "another --output"
-        raise ValueError(f"{folder} exists and is not empty; use --overwrite, or {way}")
-    return folder
+    """An output folder that is new, empty, or ours and to be overwritten."""
+    from ..adapter.claims import BEGUN, check_output
+
+    return check_output(folder, overwrite, "--resume to go on" if (folder / BEGUN).is_file() else "another --output")
 
 
 def check_scale(scale: float) -> None:

@@ -10,9 +10,12 @@ import typer
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `semu erase` or `semu eval` wrote.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Also show pictures of this folder, which eval --images judged.", metavar="DIR")
+    ] = None,
     blur: Annotated[bool, typer.Option(help="Cover pictures that NudeNet flags until they are clicked.")] = True,
 ) -> None:
     """Write one self-contained report.html: pictures before and after, figures, ranks, protocol."""
     from ..evaluation.report import write_report_page
 
-    print(write_report_page(folder, blur))
+    print(write_report_page(folder, blur, images))

@@ -10,7 +10,7 @@ _EXPORTS = {
     "load_adapter": "pipeline",
     "load_pipeline": "loading",
     "run_erasure": "erasure",
-    "save_lora": "pipeline",
+    "save_lora": "lora",
     "set_scale": "pipeline",
     "set_weights": "multi_adapter",
 }

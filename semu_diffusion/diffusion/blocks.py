@@ -9,8 +9,10 @@ def block_of(name: str) -> str:
     """The block that a layer is in, in the names of any format: "down 1", "mid", "text_encoder 0", "conv_in"."""
     plain = re.sub(r"^lora_(unet|transformer|te\d?)_|^(unet|transformer)\.", "", name)
     text = re.match(r"lora_(te\d?)_|(text_encoder(?:_\d)?)\.", name)
-    found = re.search(r"(down|up)_blocks[._](\d+)|(mid)_block|(blocks|layers)[._](\d+)", plain)
-    ends = re.match(r"conv_in|conv_out|(time|add|class)_embedding", plain)
+    found = re.search(
+        r"(down|up|input|output|double|single)_blocks[._](\d+)|(mid)(?:dle)?_block|(blocks|layers)[._](\d+)", plain
+    )
+    ends = re.match(r"conv_in|conv_out|(time|add|class)_embedding|time_embed|label_emb", plain)
     outside = ends[0] if ends else plain.split(".")[0]
     block = " ".join(part for part in found.groups() if part) if found else outside
     block = block.removeprefix("blocks ").removeprefix("layers ")
@@ -19,7 +21,8 @@ def block_of(name: str) -> str:
 
 def depth_of(block: str) -> tuple:
     """Sorts blocks from the input of the model to its output, text encoders first."""
-    order = ("te", "text", "conv_in", "time", "add", "class", "down", "mid", "block", "up", "conv_out")
+    order = ("te", "text", "conv_in", "time", "add", "class", "label", "down", "input", "double", "mid",
+             "block", "single", "up", "output", "conv_out")  # fmt: skip
     place = next((k for k, start in enumerate(order) if block.startswith(start)), len(order))
     number = re.search(r"(\d+)$", block)
     return place, re.sub(r"\d+$", "", block), int(number[1]) if number else 0

@@ -7,7 +7,9 @@ import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
+from ..inputs.tables import read_text
 from ..options import option, require
+from .concepts import COMMON, KINDS, check_words, concepts_of
 from .objectives import OBJECTIVES
 
 # Layers by name, as regexes that are searched for in the layer's name.
@@ -21,6 +23,24 @@ TARGETS = {
 }
 
 
+def defaults(concepts: int) -> dict[str, int | float]:
+    """What grows with the number of concepts, for one that is what each of them gets by itself.
+
+    Measured at 1 and at 16; in between the numbers grow evenly (`docs/pictograms.md`).
+    """
+    share = min(concepts - 1, 15) / 15
+    grown = lambda one, many: round(one + share * (many - one))  # noqa: E731
+    return {
+        "gamma": round(0.9 + 0.05 * share, 4),
+        "max_rank": grown(32, 80),
+        "gradient_records": grown(256, 1024),
+        "steps": grown(200, 400),
+        "batch_size": grown(8, 16),
+        "latents": max(48, 24 * concepts),
+        "keep_latents": grown(80, 240),
+    }
+
+
 @dataclass
 class EraseConfig:
     """What to forget and how.
@@ -31,16 +51,23 @@ class EraseConfig:
 
     # what
     concept: list[str] = option(list, "What to forget: a word or a prompt file.")
-    # '' is the same without the concept, 'random' others of its kind, 'next' the class after it; by default '' for an
-    # object and 'random' for a style, as no picture is without one
+    kind: str | None = option(None, f"{', '.join(KINDS)}.")
+    synonym: list[str] = option(list, "Another name of it, forgotten too. Repeatable.")
+    # '' is the same without the concept, 'random' others of its kind, 'nearest' the word nearest in the text space,
+    # 'next' the class after it; by default the kind's own, or the nearest other thing, chosen by the model
     anchor: str | None = option(None, "What to draw instead; '' for nothing.")
     keep: list[str] = option(list, "A prompt to keep. Repeatable.")
+    near: float = option(0.5, "Share of the prompts to keep that are about the words nearest to the concept.")
     forget_images: str | None = option(None, "Pictures of the concept: a folder or a datasets name.")
     retain_images: str | None = option(None, "Pictures that must stay drawable: a folder or a datasets name.")
+    forget_prompt: str | None = option(None, "Prompt of those of --forget-images that have no caption.")
+    retain_prompt: str | None = option(None, "Prompt of those of --retain-images that have no caption.")
     on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
     # objective
     objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
-    strength: float = option(0.75, "How far past the anchor to push, in distances from concept to anchor.")
+    strength: float | None = option(
+        None, "How far past the anchor to push, in distances from concept to it; default: 0.25, without one 0.75."
+    )
     beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
     keep_weight: float = option(
         1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting."
@@ -48,28 +75,37 @@ class EraseConfig:
     # basis
     train: str = option("denoiser", "What carries the adapter: denoiser or text_encoder.")
     target_modules: str = option("all", f"Layers to adapt: {', '.join(TARGETS)}, or a regex.")
-    gamma: float = option(0.9, "Share of the forgetting gradient's energy that each basis keeps, in (0, 1].")
+    gamma: float | None = option(
+        None, "Share of the forgetting gradient's energy that each basis keeps; default: by the number of concepts."
+    )
     gamma_cross: float | None = option(None, "Another gamma for cross-attention (the paper: 1.0).")
-    max_rank: int = option(32, "Most directions per layer.")
+    max_rank: int | None = option(None, "Most directions per layer; default: by the number of concepts.")
     geometry: str = option("remain", "Metric of the basis: euclidean, or remain (least harm to the rest).")
-    gradient_records: int = option(256, "Most records over which the forgetting gradient is summed.")
+    gradient_records: int | None = option(
+        None, "Most records over which the forgetting gradient is summed; default: by the number of concepts."
+    )
     moment_records: int = option(256, "Most records of what must stay, for the remain geometry.")
     sketch: int | None = option(
         None, "Sum the gradient as linear sketches of so many columns, where it does not fit; 64 is a good number."
     )
     # training
-    steps: int = option(200, "Most training steps.")
+    steps: int | None = option(None, "Most training steps; default: by the number of concepts.")
     lr: float = option(1e-1, "Learning rate, relative to the size of each layer's weight.")
-    batch_size: int = option(8, "Forgotten, and as many kept, records per step, over all processes.")
+    batch_size: int | None = option(
+        None, "Forgotten, and as many kept, records per step, over all processes; default: by the number of concepts."
+    )
     accumulate: int = option(1, "Gradient accumulation steps.")
     stop_at: float = option(0.25, "Stop once this share of the way to the target is left in held-out predictions.")
+    settle: int | None = option(
+        None, "Steps after that, in which what is kept settles; default: 50, and 130 for a style."
+    )
     adversarial: int = option(
         0, "Rounds of 80 more steps, in which text states that still draw the concept are sought and forgotten too."
     )
-    latents: int = option(48, "Latents of the concept that the model draws for itself.")
-    keep_latents: int = option(80, "Latents of other things.")
+    latents: int | None = option(None, "Latents of the concepts to draw; default: by their number.")
+    keep_latents: int | None = option(None, "Latents of other things; default: by the number of concepts.")
     sampler_steps: int = option(10, "Sampler steps of those latents.")
-    guidance: float = option(3.0, "Guidance of those latents.")
+    guidance: float = option(3.0, "Guidance of those latents; up to 1 there is none.")
     seed: int = option(0, "Seed of everything drawn at random.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(False, "Trade time for memory.")
@@ -79,14 +115,19 @@ class EraseConfig:
 
     def __post_init__(self):
         self._convert()
+        for name, value in defaults(len(self.concept)).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         checks = (
             (bool(self.concept) and all(c.strip() for c in self.concept), "concept must name what to forget"),
+            (self.kind is None or self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}"),
+            (0 <= self.near <= 1, "near must be in [0, 1]"),
             (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
             (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
             (self.gamma_cross is None or 0 < self.gamma_cross <= 1, "gamma-cross must be in (0, 1]"),
             (self.max_rank >= 1, "max-rank must be at least 1"),
             (self.geometry in ("euclidean", "remain"), "geometry must be euclidean or remain"),
-            (self.strength >= 0, "strength must not be negative"),
+            (self.strength is None or self.strength >= 0, "strength must not be negative"),
             (self.keep_weight >= 0 and self.beta >= 0, "keep-weight and beta must not be below 0"),
             (self.steps >= 1, "steps must be at least 1"),
             (self.lr > 0, "lr must be above 0"),
@@ -94,6 +135,8 @@ class EraseConfig:
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
             (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
+            (self.guidance >= 0, "guidance must not be negative"),
+            (self.settle is None or self.settle >= 0, "settle must not be negative"),
             (self.adversarial >= 0, "adversarial must not be negative"),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),
@@ -104,6 +147,8 @@ class EraseConfig:
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
         )
         require(checks)
+        concepts = concepts_of(self.concept, COMMON, self.kind, self.synonym)
+        check_words(concepts, self.anchor, self.keep, COMMON)
 
     def _convert(self) -> None:
         """Values as a recipe or a caller may write them: one text for a list, 1 for 1.0, and YAML's text "1e-2"."""
@@ -112,7 +157,19 @@ class EraseConfig:
             if value is None and "None" not in f.type:
                 value = f.default_factory() if f.default is MISSING else f.default
             elif kind == "list[str]":
-                value = [value] if isinstance(value, str) else [str(v) for v in value]
+                value = value if isinstance(value, (list, tuple)) else [value]
+                wrong = next((v for v in value if not isinstance(v, (str, int, float)) or isinstance(v, bool)), None)
+                if wrong is not None:
+                    raise ValueError(f"{f.name.replace('_', '-')} must be a text or a list of texts, got {wrong!r}")
+                value = [str(v) for v in value]
+            elif f.name == "mixed_precision" and value is False:
+                value = "no"  # as YAML reads it without quotes
+            elif kind == "str" and value is not None and not isinstance(value, str):
+                if isinstance(value, (list, dict, bool)):
+                    raise ValueError(f"{f.name.replace('_', '-')} must be a text, got {value!r}")
+                value = str(value)
+            elif kind == "bool" and not isinstance(value, bool):
+                raise ValueError(f"{f.name.replace('_', '-')} must be true or false, got {value!r}")
             elif kind in ("int", "float") and value is not None:
                 try:
                     number = float(value)
@@ -141,13 +198,13 @@ class EraseConfig:
         if not path.is_file():
             raise ValueError(f"no recipe at {path}")
         try:
-            values = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
+            values = yaml.safe_load(read_text(path)) or {}
+        except (yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         known = {f.name for f in fields(cls)}
         if not isinstance(values, dict):
             raise ValueError(f"{path} must hold a mapping of option: value")
-        values = {k.replace("-", "_"): v for k, v in values.items()}
+        values = {str(k).replace("-", "_"): v for k, v in values.items()}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"{path}: unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")

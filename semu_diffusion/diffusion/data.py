@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
+from ..adapter.claims import check_space
 from ..callbacks import Callback
-from .concepts import Pair, Vocabulary
+from .concepts import Pair
 from .config import EraseConfig
 from .families import Family
+from .given import given_pictures
+from .pipeline import base_name
 from .states import Contexts, States, draw_records, fingerprint, gather, noised_images
 
 BATCH = 32  # latents whose noise is drawn together
@@ -20,30 +24,42 @@ def make_states(
     family: Family,
     config: EraseConfig,
     pairs: list[Pair],
-    vocabulary: Vocabulary,
+    keep: list[str],
     work: Path | None,
     accelerator: Accelerator,
     callback: Callback,
     at_once: int = BATCH,
 ) -> States:
     """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
-    keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
     forget = spread(pairs, config.latents, config.seed)
     kept = [keep[k % len(keep)] for k in range(config.keep_latents)]
     kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]
-    key = fingerprint(forget=[vars(p) for p in forget], kept=[p.prompt for p in kept], config=config.to_dict())
+    made_of = {"forget": [vars(p) for p in forget], "kept": [p.prompt for p in kept], "config": config.to_dict()}
+    key = fingerprint(model=base_name(family.pipe), **made_of)
     with accelerator.main_process_first(), accelerator.autocast():
-        states = States.load(work / "states.safetensors", key) if work else None
+        states = kept_states(work / "states.safetensors", key, callback) if work else None
         if states is None:
-            states = draw_states(family, config, forget, kept, callback, at_once)
+            if work:
+                check_space(work, states_bytes(family, config), "what the model draws to learn from")
+            states = draw_states(family, config, pairs, forget, kept, callback, at_once)
             if work and accelerator.is_main_process:
                 states.save(work / "states.safetensors", key)
     return states
 
 
+def kept_states(file: Path, key: str, callback: Callback) -> States | None:
+    """`States.load`; a damaged file is said, and drawn again."""
+    try:
+        return States.load(file, key)
+    except ValueError as error:
+        callback.warn(f"{error}; drawing the states again")
+        return None
+
+
 def draw_states(
     family: Family,
     config: EraseConfig,
+    pairs: list[Pair],
     forget: list[Pair],
     kept: list[Pair],
     callback: Callback,
@@ -51,8 +67,9 @@ def draw_states(
 ) -> States:
     """Every second forgotten latent follows its prompt, the others its anchor; kept ones follow their prompts."""
     callback.stage("forget latents", len(forget) + len(kept))
-    pictures = [load_images(source, family) for source in (config.forget_images, config.retain_images)]
-    contexts = Contexts(family, [p for pair in (*forget, *kept) for p in (pair.prompt, pair.anchor)], config.guidance)
+    shown = given_pictures(family, config, pairs, callback)
+    every = (*forget, *kept, *(pair for _, own in shown for pair in own))
+    contexts = Contexts(family, [p for pair in every for p in (pair.prompt, pair.anchor)], config.guidance)
 
     def drawn(pairs: list[Pair], steer: list[bool], seed: int) -> list[dict]:
         return draw_records(
@@ -68,43 +85,27 @@ def draw_states(
             at_once,
         )
 
-    def given(latents: torch.Tensor | None, pair: Pair) -> list[dict]:
-        generator = torch.Generator().manual_seed(config.seed)
-        return (
-            []
-            if latents is None
-            else noised_images(family, contexts, latents, pair, config.sampler_steps, generator, at_once)
-        )
+    def given(latents: torch.Tensor, own: list[Pair]) -> list[dict]:
+        generator, records = torch.Generator().manual_seed(config.seed), []
+        for k in range(0, len(own), BATCH):
+            part = slice(k, k + BATCH)
+            records += noised_images(
+                family, contexts, latents[part], own[part], config.sampler_steps, generator, at_once
+            )
+        return records
 
     records = drawn(forget, [k % 2 == 0 for k in range(len(forget))], config.seed)
     others = drawn(kept, [True] * len(kept), config.seed + 10**6)
-    return gather(records + given(pictures[0], forget[0]), others, given(pictures[1], kept[0]), contexts)
+    return gather(records + given(*shown[0]), others, given(*shown[1]), contexts)
+
+
+def states_bytes(family: Family, config: EraseConfig) -> int:
+    """Of the states' file, about: a latent's state and three predictions, at most three records per sampler step."""
+    latents = 3 * config.latents + 2 * config.keep_latents
+    return 4 * 4 * math.prod(family.latent_shape) * config.sampler_steps * latents
 
 
 def spread(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
     """`count` pairs, each about equally often, in a random order that the seed fixes."""
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed)).tolist()
     return [pairs[order[k % len(order)]] for k in range(count)]
-
-
-def load_images(source: str | None, family: Family) -> torch.Tensor | None:
-    """Latents of a folder of pictures or of a `datasets` name. ValueError where there are none."""
-    if source is None:
-        return None
-    import numpy as np
-    from PIL import Image
-
-    if Path(source).is_dir():
-        files = sorted(f for f in Path(source).iterdir() if f.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-        pictures = [Image.open(f) for f in files]
-    else:
-        try:
-            from datasets import load_dataset
-        except ImportError:
-            raise ValueError("a dataset name needs the datasets package: pip install 'semu-diffusion[data]'") from None
-        pictures = [row["image"] for row in load_dataset(source, split="train")]
-    if not pictures:
-        raise ValueError(f"no pictures in {source}: expected .png, .jpg or .webp files")
-    height, width = family.image_size
-    arrays = [np.asarray(p.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)) for p in pictures]
-    return family.encode_images(torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255)

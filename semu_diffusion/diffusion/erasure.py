@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -9,18 +10,21 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from safetensors import SafetensorError
 from torch import nn
 
 from ..adapter import SemuConfig
+from ..adapter.claims import BEGUN, WORK, check_output, check_space, claimed, read_json
 from ..adapter.config import erased_concepts
 from ..adapter.gradients import LossScale
 from ..adapter.model import find_layers
 from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
 from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
-from .concepts import strangers, vocabulary_of
+from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
@@ -28,13 +32,17 @@ from .families import family_of
 from .footprint import measure as measure_footprint
 from .footprint import probe
 from .loading import Loading, check_device, default_device, load_pipeline
-from .memory import Plan, budget, default_plan, host_room, make_plan
+from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, model_path
+from .plain import plain
+from .plan import Plan, make_plan
 from .precision import left_out, loss_scale, make_accelerator
-from .results import WORK, measure, write_outputs
+from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
+
+OUTPUTS = 5  # files as large as the adapter: two checkpoints for a moment, then itself, its LoRA and its kohya file
 
 
 @dataclass
@@ -46,6 +54,7 @@ class Erasure:
     progress: Progress
     facts: dict = field(default_factory=dict)
     folder: Path | None = None
+    plan: Plan | None = None
 
 
 def erase(pipe, concept: str | list[str], output: str | Path | None = None, **options) -> Erasure:
@@ -76,106 +85,141 @@ def run_erasure(
     callback: Callback | None = None,
     device: str | None = None,
     loading: Loading | None = None,
+    keep_work: bool = False,
 ) -> Erasure:
-    """`erase` with a config; see there."""
-    started, callback = time.time(), callback or Callback()
-    name = pipe if isinstance(pipe, str) else base_name(pipe)
+    """`erase` with a config; see there.
+
+    Args:
+        keep_work: What a resumed run needs stays in the folder; `evaluation.finish` takes it away when all is done.
+    """
+    callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
     if isinstance(pipe, str):
         device = device or default_device()
         pipe = load_pipeline(pipe, device, loading=loading, placed=False)
     place = check_device(device) if device else execution_device(pipe)
+    with plain(pipe, learning=True, hooks=False) as off:  # hooks stay: what is offloaded may not fit at once
+        if off:
+            callback.warn(f"erased from the model itself, for the time of it without: {', '.join(off)}")
+        return erase_plain(pipe, name, config, output, overwrite, resume, callback, keep_work, off, place)
+
+
+def erase_plain(
+    pipe,
+    name: str,
+    config: EraseConfig,
+    output: str | Path | None,
+    overwrite: bool,
+    resume: bool,
+    callback: Callback,
+    keep_work: bool,
+    off: list[str],
+    place: torch.device,
+) -> Erasure:
+    """`run_erasure` on a pipeline that was made plain, on a device; `off` says what was taken off it."""
+    started = time.time()
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
         raise ValueError(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
         )
-    for word in strangers(config.concept, vocabulary):
-        callback.warn(f"{word!r} is no word that this model is known to draw (its vocabulary.json has them); going on")
-    pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
     folder = Path(output) if output else None
     accelerator = make_accelerator(config, folder, place)
-    scale = loss_scale(accelerator, family.dtype)
-    present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == accelerator.device)
-    room = budget(config, accelerator.device, present)
-    family.stage = Stage(pipe, family, accelerator.device, room)
-    if folder and accelerator.is_main_process:
-        prepare_folder(folder, config, overwrite, resume, name)
-    accelerator.wait_for_everyone()
-    set_seed(config.seed)
+    with claimed(folder) if folder and accelerator.is_main_process else contextlib.nullcontext():
+        if folder and accelerator.is_main_process:
+            prepare_folder(folder, config, overwrite, resume, name)
+        accelerator.wait_for_everyone()
+        set_seed(config.seed)
+        erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
+        erase_with(erasure, name, family, vocabulary, accelerator, resume, callback)
+        erasure.facts["seconds"] = round(time.time() - started, 1)
+        if folder and accelerator.is_main_process:
+            write_outputs(erasure, name, callback.warn, keep_work)
+    return erasure
+
+
+def erase_with(
+    erasure: Erasure, name: str, family, vocabulary, accelerator: Accelerator, resume: bool, callback: Callback
+) -> None:
+    """From the plan of prompts to the trained adapter on the pipeline; fills in the erasure's plan, progress, facts."""
+    pipe, config, folder = erasure.pipe, erasure.config, erasure.folder
+    scale, device = loss_scale(accelerator, family.dtype), accelerator.device
+    present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == device)
+    room = budget(config, device, present)
+    family.stage = Stage(pipe, family, device, room)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
-    work = folder / WORK if folder else None
-    before: list[str] = []
+    work, before = folder / WORK if folder else None, []
     try:
+        family.stage.begin()
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
-        family.stage.begin()
+        planned, config = broadcast_object_list([*make_plan(family, config, vocabulary, before, callback)])
         with accelerator.autocast():
-            config, plan = fitted(family, config, pairs[0].prompt, room)
-        if plan.words:
-            callback.stage(f"memory: {plan.words}")
-        states = make_states(family, config, pairs, vocabulary, work, accelerator, callback, plan.drawn)
+            config, batches = fitted(family, config, planned.pairs[0].prompt, room)
+        if batches.words:
+            callback.stage(f"memory: {batches.words}")
+        states = make_states(family, config, planned.pairs, planned.keep, work, accelerator, callback, batches.drawn)
         wake(family.model)
-        bases = make_bases(family, config, states, accelerator, callback, scale, plan)
-    except ValueError:  # the options do not fit the model or the pictures: nothing has begun
-        if folder and accelerator.is_main_process:
-            discard(folder)
+        bases = make_bases(family, config, states, accelerator, callback, scale, batches)
+        if folder:
+            check_space(folder, OUTPUTS * adapter_bytes(bases), "the adapter with its checkpoint")
+    except BaseException as error:
+        if folder and accelerator.is_main_process and not (resume or worth_keeping(error, work)):
+            shutil.rmtree(work, ignore_errors=True)
         leave_before(pipe)
         family.stage.end(pipe)
         raise
-    adapt(family, config, bases, name)
+    adapt(family, config, bases, name, planned)
     if config.on_top_of:
         train_beside(family.model)
-    progress = train(family, config, states, accelerator, work, callback, scale, plan)
+    progress = train(family, config, states, accelerator, work, callback, scale, batches)
     freeze(family)
     family.stage.end(pipe)
-    fits = {"memory": plan.words} if plan.words else {}
-    facts = {"seconds": round(time.time() - started, 1), **measure(family, bases, progress), **fits, "before": before}
+    fits = {"memory": batches.words} if batches.words else {}
+    erasure.config, erasure.progress, erasure.plan = config, progress, planned
+    erasure.facts |= {"seconds": 0.0, **measure(family, bases, progress), **fits, "before": before}
+    erasure.facts |= planned.facts()
     if config.on_top_of:
         join_before(pipe)
         freeze(family)
-    erasure = Erasure(pipe, config, progress, facts, folder)
-    if folder and accelerator.is_main_process:
-        write_outputs(erasure, name)
-    return erasure
+
+
+def worth_keeping(error: BaseException, work: Path) -> bool:
+    """Whether a resumed run could use what was done: states are drawn, and the options are not what is wrong."""
+    outside = (KeyboardInterrupt, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
+    return isinstance(error, outside) and (work / "states.safetensors").is_file()
+
+
+def adapter_bytes(bases: dict[str, Basis]) -> int:
+    """Of the U, R and V that these bases begin, in fp32."""
+    return sum(4 * (b.U.numel() + b.V.numel() + b.rank**2) for b in bases.values())
 
 
 def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, resume: bool, model: str = "") -> Path:
     """The output folder, empty or to be resumed. ValueError where it is in use or cannot be resumed."""
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder for --output")
-    used = folder.is_dir() and any(folder.iterdir())
-    saved, begun = folder / WORK / "config.json", {"model": model, **config.to_dict()}
+    saved, begun = folder / BEGUN, {"model": model, **config.to_dict()}
     if resume and saved.is_file():
-        if json.loads(saved.read_text()) != begun:
+        if read_json(saved) != begun:
             raise ValueError(f"{folder} was begun with other options; repeat those, or use --overwrite")
         return folder
     if resume:
         raise ValueError(f"nothing to resume in {folder}; leave out --resume")
-    if used and not overwrite:
-        raise ValueError(f"{folder} is not empty; use --overwrite to replace it, or --resume to go on")
+    check_output(folder, overwrite, "--resume to go on" if saved.is_file() else "another --output")
     shutil.rmtree(folder / WORK, ignore_errors=True)
     (folder / WORK).mkdir(parents=True)
     write_atomic(saved, json.dumps(begun))
     return folder
 
 
-def discard(folder: Path) -> None:
-    """Takes away what `prepare_folder` made, and the folder where nothing else is in it."""
-    shutil.rmtree(folder / WORK, ignore_errors=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tuple[EraseConfig, Plan]:
+def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tuple[EraseConfig, Batches]:
     """The choices that fit into so many bytes; ValueError where none do."""
     if room is None:
-        return config, default_plan(config)
+        return config, default_batches(config)
     semu = adapter_config(config)
     if not find_layers(family.model, semu):
         raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
@@ -183,7 +227,7 @@ def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tupl
     models = {id(m): m for m in (family.model, denoiser(family.pipe))}.values()
     host = None if family.device.type == "cpu" else host_room()
     fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
-    return make_plan(config, fixed, foot, room, host)
+    return plan_memory(config, fixed, foot, room, host)
 
 
 def adapter_config(config: EraseConfig) -> SemuConfig:
@@ -205,18 +249,18 @@ def make_bases(
     accelerator: Accelerator,
     callback: Callback,
     scale: LossScale | None = None,
-    plan: Plan | None = None,
+    batches: Batches | None = None,
 ) -> dict[str, Basis]:
     """The bases from all forget records; every process computes the same sums, the first one's bases count."""
     callback.stage("gradient and SVD")
-    trainer = Trainer(family, config, states, accelerator, Path("."), scale, plan)
+    trainer = Trainer(family, config, states, accelerator, Path("."), scale, batches)
     model, semu = family.model, adapter_config(config)
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
         model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch,
-        scale=scale, on_host=trainer.plan.on_host,
+        scale=scale, on_host=trainer.batches.on_host,
     )  # fmt: skip
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
@@ -226,11 +270,11 @@ def make_bases(
     return bases
 
 
-def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str) -> None:
+def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str, planned: Plan) -> None:
     """Injects the adapter at R = 0; only R is trainable."""
     semu = adapter_config(config)
     semu.ranks = {name: basis.rank for name, basis in bases.items()}
-    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor}
+    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor, **planned.about()}
     inject(family.model, semu)
     install_bases(family.model, bases)
 
@@ -243,11 +287,11 @@ def train(
     work: Path | None,
     callback: Callback,
     scale: LossScale | None = None,
-    plan: Plan | None = None,
+    batches: Batches | None = None,
 ) -> Progress:
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale, plan)
+        trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale, batches)
         callback.stage("training R", trainer.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")

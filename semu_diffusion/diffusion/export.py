@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
+from ..adapter.files import save_atomic
 from ..adapter.merging import compress_adapter, updates_of
 from ..adapter.switch import fold
-from ..adapter.weights import lora_factors, save_atomic, semu_layers
+from ..adapter.weights import semu_layers
 from .concepts import name_of, phrase
+from .concepts.files import SUFFIXES
+from .folders import save_folder
 from .generate import draw
-from .pipeline import TEXT_ENCODERS, adapted_parts, lora_name, save_adapters, save_lora
+from .headers import facts_of, kohya_header
+from .kohya import kohya_layers, kohya_state, model_kind
+from .lora import has_lora, kind_of, save_lora
+from .naming import kohya_file
+from .narrow import PRECISIONS
+from .pipeline import adapted_parts, save_adapters
 from .single_file import SINGLE, check_single_file, save_single_file
 
-KOHYA = "semu_kohya.safetensors"
 FORMATS = ("native", "diffusers", "kohya", "merged", "single-file")
-
-
-def kohya_name(layer: str, prefix: str = "lora_unet") -> str:
-    """The name that A1111 and ComfyUI look for: the diffusers path with dots as underscores."""
-    return f"{prefix}_{layer.replace('.', '_')}"
-
-
-def kohya_prefix(pipe, part: str) -> str:
-    """lora_unet or lora_transformer; lora_te for the one text encoder of SD1/2, lora_te1 and lora_te2 for two."""
-    if part not in TEXT_ENCODERS:
-        return f"lora_{part}"
-    several = getattr(pipe, "text_encoder_2", None) is not None
-    return f"lora_te{TEXT_ENCODERS.index(part) + 1}" if several else "lora_te"
-
-
-def kohya_state(pipe, adapter_name: str = "default") -> dict[str, torch.Tensor]:
-    """down = V^T, up = r U R, alpha = 1, so that alpha / rank * up @ down = U R V^T.
-
-    One constant alpha: diffusers' own reader of this format loses per-layer alphas on attention layers.
-    """
-    state = {}
-    for part, model in adapted_parts(pipe, adapter_name).items():
-        for name, (A, B) in lora_factors(model, adapter_name).items():
-            key = kohya_name(lora_name(part, name), kohya_prefix(pipe, part))
-            up, alpha = B * len(A), torch.tensor(1.0)
-            state |= {f"{key}.lora_down.weight": A, f"{key}.lora_up.weight": up, f"{key}.alpha": alpha}
-    return state
+Warn = Callable[[str], None]
 
 
 def compress_parts(pipe, energy: float, adapter_name: str = "default") -> tuple[int, int]:
@@ -55,7 +36,7 @@ def compress_parts(pipe, energy: float, adapter_name: str = "default") -> tuple[
 def compress_measured(pipe, energy: float, adapter_name: str = "default", pictures: int = 4) -> str:
     """`compress_parts`, and in words what it changes: ranks, bytes of the native file, and pictures of the concept."""
     about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
-    words = [name_of(c) for c in about.get("concept") or [] if not c.endswith(".txt")] or [""]
+    words = [name_of(c) for c in about.get("concept") or [] if not c.lower().endswith(SUFFIXES)] or [""]
     prompts = [phrase(words[k % len(words)] or None, None, k) for k in range(pictures)]
     drawn, sizes = [draw(pipe, prompts, range(pictures), steps=10)], [adapter_bytes(pipe, adapter_name)]
     before, after = compress_parts(pipe, energy, adapter_name)
@@ -73,13 +54,48 @@ def adapter_bytes(pipe, adapter_name: str = "default") -> int:
     return sum(4 * t.numel() for updates in parts for update in updates.values() for t in update)
 
 
+def save_kohya(
+    pipe,
+    folder: Path,
+    adapter_name: str = "default",
+    precision: str = "fp16",
+    everything: bool = False,
+    warn: Warn = warnings.warn,
+) -> Path:
+    """Writes <model>_without_<concept>_kohya.safetensors and returns it; says what is left out of it.
+
+    Raises:
+        ValueError: as `kohya_layers`.
+    """
+    layers, about = kohya_layers(pipe, adapter_name, everything), facts_of(pipe, adapter_name)
+    state, file = kohya_state(layers.factors, PRECISIONS[precision]), folder / kohya_file(about)
+    save_atomic(state, file, kohya_header(pipe, model_kind(pipe), layers, state, about, file.stem))
+    if layers.left_out:
+        warn(layers.words())
+    return file
+
+
+def save_loras(pipe, folder: Path, warn: Warn = warnings.warn) -> None:
+    """The files for others beside a native adapter: diffusers' LoRA and kohya's, where there are such for the model."""
+    if has_lora(pipe):
+        save_lora(pipe, folder)
+    if kind_of(pipe) is None:
+        return
+    try:
+        save_kohya(pipe, folder, warn=warn)
+    except ValueError as error:  # it adapts nothing but layers that kohya files leave out, or a text encoder they lack
+        warn(f"no kohya file: {error}")
+
+
 def export(
     pipe,
     folder: str | Path,
     format: str = "diffusers",
     uniform: bool = False,
     adapter_name: str = "default",
-    half: bool = False,
+    precision: str | None = None,
+    everything: bool = False,
+    warn: Warn = warnings.warn,
 ) -> Path:
     """Writes the adapter that a pipeline carries, and returns the file or folder.
 
@@ -88,28 +104,36 @@ def export(
 
     Args:
         uniform: Pad all LoRA factors to one rank, for diffusers older than 0.36.
-        half: Write a single file in fp16.
+        precision: fp32, fp16 or bf16; by default fp16 for LoRA files and the model's own for whole models. A native
+            adapter is always exact.
+        everything: Keep layers in a kohya file that some programs pass over; see `kohya_layers`.
+        warn: Told what a file lacks.
 
     Raises:
-        ValueError: an unknown format, or a layer or model that the format cannot express.
+        ValueError: an unknown format or precision, or a layer or model that the format cannot express.
     """
     folder = Path(folder)
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if format == "native" and precision not in (None, "fp32"):
+        raise ValueError("a native adapter is exact, so in fp32; use --to diffusers or kohya for narrower files")
     if format == "single-file":
         check_single_file(pipe)
+    if format == "kohya":
+        model_kind(pipe)  # refuses before a folder is made
     folder.mkdir(parents=True, exist_ok=True)
     if format == "native":
         about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
         return save_adapters(pipe, folder, about, adapter_name)
     if format == "diffusers":
-        return save_lora(pipe, folder, adapter_name, uniform)
+        return save_lora(pipe, folder, adapter_name, uniform, precision or "fp16")
     if format == "kohya":
-        save_atomic(kohya_state(pipe, adapter_name), folder / KOHYA)
-        return folder / KOHYA
+        return save_kohya(pipe, folder, adapter_name, precision or "fp16", everything, warn)
     for model in adapted_parts(pipe, adapter_name).values():
         fold(model, adapter_name)
+    dtype = PRECISIONS.get(precision)
     if format == "single-file":
-        return save_single_file(pipe, folder / SINGLE, half)
-    pipe.save_pretrained(folder)
-    return folder
+        return save_single_file(pipe, folder / SINGLE, dtype)
+    return save_folder(pipe, folder, dtype)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
 
 import torch
 
+from ..adapter.claims import read_json
+
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(-\d+-of-\d+)?\.(safetensors|bin)")
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # in safetensors headers
 
 
 def read_index(file: Path) -> dict:
-    """A `model_index.json`. ValueError where it is none."""
+    """A `model_index.json`; {} where it holds something else. ValueError where it cannot be read."""
     index = read_json(file)
-    if "_class_name" not in index:
-        raise ValueError(f"{file} names no pipeline class; is it of a diffusers pipeline?")
-    return index
+    return index if isinstance(index, dict) else {}
+
+
+def check_configs(folder: Path) -> None:
+    """ValueError where a component's configuration is damaged."""
+    for part in sorted(folder.glob("*/*config.json")):
+        if not isinstance(read_json(part), dict):
+            raise ValueError(f"{part} holds no configuration; download the model's folder again")
 
 
 def check_shards(folder: Path, variant: str | None, model: str) -> None:
@@ -34,17 +40,6 @@ def check_shards(folder: Path, variant: str | None, model: str) -> None:
                 )
 
 
-def read_json(file: Path) -> dict:
-    """A JSON object. ValueError where the file holds none."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no JSON object")
-    return found
-
-
 def choose_variant(files: list[str], wanted: str | None, model: str) -> str | None:
     """The variant of the denoiser's files to load: the wanted one, else none where there are plain files, else the
     only one.
@@ -56,7 +51,9 @@ def choose_variant(files: list[str], wanted: str | None, model: str) -> str | No
     found = [match for name in own if (match := WEIGHTS.fullmatch(name))]
     safe = {match["variant"] for match in found if match[4] == "safetensors"}
     if found and not safe:
-        raise ValueError(f"{model} has no .safetensors weights; others may run code when they are read")
+        raise ValueError(
+            f"{model} has no .safetensors weights; weights in .bin may run code when they are read, so convert them"
+        )
     names = ", ".join(sorted(v for v in safe if v)) or "none"
     if wanted is not None:
         if safe and wanted not in safe:

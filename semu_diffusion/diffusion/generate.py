@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -39,6 +40,9 @@ def draw(
             prompts[part], num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="pt"
         )
         images.append(drawn.images.float().cpu())
+        blackened = sum(bool(flag) for flag in getattr(drawn, "nsfw_content_detected", None) or ())
+        if blackened:
+            warnings.warn(f"the safety checker blackened {blackened} of {len(images[-1])} pictures", stacklevel=2)
         if progress:
             progress(len(images[-1]))
     return torch.cat(images)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from ..options import option, require
-from .files import check_shards, choose_variant, read_index, stored_dtype, variant_of
+from .files import check_configs, check_shards, choose_variant, read_index, stored_dtype, variant_of
 from .pipeline import EMBEDDED, model_path
+from .whole import check_whole
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OFFLOADS = ("none", "model", "group", "sequential")
@@ -127,12 +128,12 @@ def check_family(index: dict, model: str) -> None:
 
     from .families import known_families, takes
 
-    name = index["_class_name"]
-    name = name[-1] if isinstance(name, list) else name
+    name = index.get("_class_name")
+    if not isinstance(name, str) or not hasattr(diffusers, name):
+        known = f"diffusers {diffusers.__version__}"
+        raise ValueError(f"{model} names no pipeline of {known} (its _class_name is {name!r}); a newer one may have it")
     if takes(index):
         return
-    if not hasattr(diffusers, name):
-        raise ValueError(f"{model} is a {name}, which diffusers {diffusers.__version__} does not have; a newer one may")
     raise ValueError(f"{model} is a {name}, not a family that can be erased from; known: {known_families()}")
 
 
@@ -174,16 +175,19 @@ def load_folder(model: str, folder: Path, device: torch.device, loading: Loading
     index = read_index(folder / "model_index.json")
     files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     variant = choose_variant(files, loading.variant, model)
+    check_configs(folder)
     check_shards(folder, variant, model)
     wanted = "fp32" if model == EMBEDDED and loading.dtype == "auto" else loading.dtype  # its files are only smaller so
     dtypes = component_dtypes(folder, index, variant, device, wanted)
     try:
         kind = getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline)
-        return kind.from_pretrained(  # of the class itself, which knows what may be left out
+        pipe = kind.from_pretrained(  # of the class itself, which knows what may be left out
             str(folder), variant=variant, use_safetensors=True, **as_dtype(dtypes), **unused(index, whole)
         )
     except Exception as error:  # of diffusers, transformers, safetensors and quantisers
         raise explained(error, model) from None
+    check_whole(pipe)
+    return pipe
 
 
 # ---------------------------------------------------------------------------------------------- dtypes

@@ -11,6 +11,7 @@ from ..adapter.moments import COLUMNS, WIDE
 from ..adapter.sketch import Maps
 from ..adapter.subspace import STACK
 from .config import EraseConfig
+from .devices import module_bytes, modules_of
 from .footprint import Footprint
 
 GB = 1e9
@@ -20,7 +21,7 @@ PREDICTIONS = 3  # at most, of each latent that is drawn: for its concept, its a
 
 
 @dataclass
-class Plan:
+class Batches:
     """How many records run together in each stage, and whether sums lie in the host's memory."""
 
     drawn: int = 32
@@ -29,6 +30,11 @@ class Plan:
     checked: int = 32
     on_host: bool = False
     words: str = ""
+
+
+def pipeline_bytes(pipe) -> int:
+    """Bytes of all models of a pipeline."""
+    return sum(map(module_bytes, modules_of(pipe)))
 
 
 def budget(config: EraseConfig, device: torch.device, present: int) -> float | None:
@@ -69,7 +75,7 @@ def moment_sums(config: EraseConfig, inputs: list[int]) -> int:
     return 4 * sum(map(moment_size, inputs)) * (config.geometry == "remain")
 
 
-def basis_work(config: EraseConfig, plan: Plan, shapes: list[tuple[int, int]]) -> int:
+def basis_work(config: EraseConfig, plan: Batches, shapes: list[tuple[int, int]]) -> int:
     """Bytes that the basis of the largest layer takes while it is worked out: root, whitened gradient, factors."""
     largest = max(shapes, key=lambda s: s[0] * s[1] + min(s[1], WIDE) ** 2)
     m, n = largest
@@ -79,7 +85,7 @@ def basis_work(config: EraseConfig, plan: Plan, shapes: list[tuple[int, int]]) -
     return root + max(28 * m * n, 3 * together)
 
 
-def stages(config: EraseConfig, plan: Plan, fixed: int, foot: Footprint) -> dict[str, float]:
+def stages(config: EraseConfig, plan: Batches, fixed: int, foot: Footprint) -> dict[str, float]:
     """Bytes on the device at the worst moment of each stage.
 
     Args:
@@ -109,7 +115,7 @@ def stages(config: EraseConfig, plan: Plan, fixed: int, foot: Footprint) -> dict
     }
 
 
-def fitted_batches(config: EraseConfig, plan: Plan, fixed: int, foot: Footprint, room: float) -> Plan:
+def fitted_batches(config: EraseConfig, plan: Batches, fixed: int, foot: Footprint, room: float) -> Batches:
     """The plan with as many records together in each stage as there is room for, at least one."""
     alone = stages(config, replace(plan, drawn=1, moments=1, gradient=1, checked=1), fixed, foot)
     forward, back = foot.forward, foot.gradient[config.gradient_checkpointing]
@@ -146,15 +152,15 @@ def ways(config: EraseConfig, host: bool) -> list[tuple[dict, str]]:
     return found
 
 
-def default_plan(config: EraseConfig) -> Plan:
+def default_batches(config: EraseConfig) -> Batches:
     """The batches where memory is no matter."""
     gradient = max(1, 2 * config.batch_size // config.accumulate)
-    return Plan(gradient=gradient, checked=4 * config.batch_size)
+    return Batches(gradient=gradient, checked=4 * config.batch_size)
 
 
-def make_plan(
+def plan_memory(
     config: EraseConfig, fixed: int, foot: Footprint, room: float, host: float | None
-) -> tuple[EraseConfig, Plan]:
+) -> tuple[EraseConfig, Batches]:
     """The first way that fits into so many bytes, and what it is in words.
 
     Sums that do not fit on the device go to the host, and become sketches where they do not fit there either.
@@ -166,7 +172,7 @@ def make_plan(
     Raises:
         ValueError: none does; the message says how much the last would need.
     """
-    start, words = default_plan(config), []
+    start, words = default_batches(config), []
     chosen, plan, need = config, start, {}
     for change, said in ways(config, host is not None):
         on_host = change.get("on_host", plan.on_host)
@@ -191,7 +197,7 @@ def make_plan(
     )
 
 
-def told(words: list[str], start: Plan, plan: Plan, need: dict[str, float], room: float) -> str:
+def told(words: list[str], start: Batches, plan: Batches, need: dict[str, float], room: float) -> str:
     """What was chosen, in words."""
     names = {
         "drawn": "latents",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from ..adapter.config import SemuConfig, erased_concepts
 from ..adapter.merging import Update, combine_adapters, interference
 from ..adapter.weights import put_adapter, write_atomic
 from ..versions import versions
-from .export import export
+from .export import Warn, save_loras
 from .multi_adapter import short_names
-from .pipeline import component, has_lora, parts, read_adapters, save_adapters, save_lora
+from .pipeline import parts, read_adapters, save_adapters
 from .results import remove_reports
 
 
@@ -32,6 +33,7 @@ def merge_adapters(
     energy: float = 1.0,
     base_model: str = "",
     names: Sequence[str] | None = None,
+    warn: Warn = warnings.warn,
 ) -> dict:
     """Adds adapters of one base up into one, puts that on the pipeline and writes its folder.
 
@@ -39,6 +41,7 @@ def merge_adapters(
 
     Args:
         energy: Share of each layer's energy to keep; 1 is the exact sum.
+        warn: Told what the files for others lack.
 
     Returns:
         What results.json holds: the adapters, weights, layers, ranks and the interference matrices.
@@ -69,7 +72,7 @@ def merge_adapters(
         "interference": {key: matrix.tolist() for key, matrix in interference(flat).items()},
         "versions": versions(),
     }
-    write_merged(pipe, Path(output), about, results)
+    write_merged(pipe, Path(output), about, results, warn)
     return results
 
 
@@ -88,12 +91,9 @@ def merged_about(
     }
 
 
-def write_merged(pipe, folder: Path, about: dict, results: dict) -> None:
+def write_merged(pipe, folder: Path, about: dict, results: dict, warn: Warn) -> None:
     """The native adapter, its LoRA and kohya file where there are such, and results.json; older reports go first."""
     remove_reports(folder)
     save_adapters(pipe, folder, about)
-    if has_lora(pipe):
-        save_lora(pipe, folder)
-        if component(pipe) == "unet":
-            export(pipe, folder, "kohya")
+    save_loras(pipe, folder, warn)
     write_atomic(folder / "results.json", json.dumps(results, indent=1))

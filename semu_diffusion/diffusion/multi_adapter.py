@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..adapter.config import SemuConfig
+from ..adapter.layer import SemuLayer
 from ..adapter.switch import set_strengths
 from ..adapter.weights import put_adapter
 from .pipeline import parts, read_adapters
@@ -26,7 +27,7 @@ def short_names(paths: Sequence[str | Path]) -> list[str]:
 def load_adapters(
     pipe, paths: Mapping[str, str | Path] | Sequence[str | Path], weights: Sequence[float] | None = None
 ) -> dict[str, SemuConfig]:
-    """Puts several adapters on a pipeline, all active at their weights (1 unless given).
+    """Puts several adapters on a pipeline, all active at their weights (1 unless given) beside those that are on.
 
     Everything is read and checked before the pipeline is touched. `set_weights` changes the weights later.
 
@@ -45,11 +46,19 @@ def load_adapters(
     if again:
         raise ValueError(f"the pipeline has an adapter named {again!r} already; choose another name")
     read = {name: read_adapters(pipe, path) for name, path in paths.items()}
+    before = weights_of(pipe)
     for name, own in read.items():
         for part, (config, layers) in own.items():
             put_adapter(models[part], config, layers, name)
-    set_weights(pipe, dict(zip(paths, weights)))
+    set_weights(pipe, {**before, **dict(zip(paths, weights))})
     return {name: next(iter(own.values()))[0] for name, own in read.items()}
+
+
+def weights_of(pipe) -> dict[str, float]:
+    """The SEMU adapters that are on, with their weights."""
+    layers = [m for model in parts(pipe).values() for m in model.modules() if isinstance(m, SemuLayer)]
+    on = [layer for layer in layers if not layer.disable_adapters]
+    return {name: layer.scaling[name] for layer in on for name in layer.active_adapters if layer.r.get(name)}
 
 
 def set_weights(pipe, weights: Mapping[str, float]) -> None:

@@ -1,9 +1,8 @@
-"""Pipelines: load one with clear errors, put an adapter on it, write the files that others load."""
+"""Pipelines: load one with clear errors, put an adapter on it, write it."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,23 +10,13 @@ import torch
 from torch import nn
 
 from ..adapter.config import SemuConfig
-from ..adapter.switch import set_strength, switch
-from ..adapter.weights import (
-    CONFIG,
-    LORA,
-    WEIGHTS,
-    lora_factors,
-    lora_metadata,
-    put_adapter,
-    read_adapter,
-    save_adapter,
-    semu_layers,
-)
+from ..adapter.switch import all_off, set_strength, switch
+from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_adapter, semu_layers
 
 EMBEDDED = "pictograms"
 ASSETS = Path(__file__).parent.parent / "assets"
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 CLIP = "text_model."  # LoRA files have it in the names of a CLIP's layers; models lack it since transformers 5.6
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def model_path(model: str) -> str:
@@ -96,7 +85,8 @@ def read_adapters(pipe, path: str | Path) -> dict[str, tuple[SemuConfig, dict[st
 def load_adapter(pipe, path: str | Path, adapter_name: str = "default", scale: float = 1.0) -> SemuConfig:
     """Puts a SEMU adapter on a pipeline's denoiser and text encoders, frozen and active, at the given strength.
 
-    Everything is read and checked before the pipeline is touched. Returns the config of the first part.
+    Other adapters, LoRAs too, stay as they are. Everything is read and checked before the pipeline is touched.
+    Returns the config of the first part.
 
     Raises:
         ValueError: a missing or damaged file, or an adapter for another model (names the first layer that differs).
@@ -126,7 +116,7 @@ def save_adapters(pipe, folder: str | Path, about: dict | None = None, adapter_n
 
 
 def set_scale(pipe, scale: float, adapter_name: str = "default") -> None:
-    """W + scale * U R V^T from now on, in every part that the adapter changes."""
+    """W + scale * U R V^T from now on, in every part that the adapter changes, beside whatever else is on."""
     for model in adapted_parts(pipe, adapter_name).values():
         set_strength(model, scale, adapter_name)
 
@@ -138,65 +128,16 @@ def switch_adapters(pipe, on: bool) -> None:
             switch(model, on)
 
 
-def has_lora(pipe) -> bool:
-    """Whether plain diffusers loads a LoRA into this pipeline."""
-    return hasattr(pipe, "load_lora_weights")
-
-
-def save_lora(pipe, folder: str | Path, adapter_name: str = "default", uniform: bool = False) -> Path:
-    """Writes `pytorch_lora_weights.safetensors`, the exact LoRA that plain `pipe.load_lora_weights` reads.
-
-    Ranks differ by layer; they are in the file's header, which diffusers reads since 0.36. `uniform` pads all factors
-    with zeros to the highest rank instead, for older ones.
-
-    Raises:
-        ValueError: diffusers has no LoRA for this pipeline, or none that can express a layer.
-    """
-    if not has_lora(pipe):
-        raise ValueError(f"{type(pipe).__name__} loads no LoRA in diffusers; use the native adapter, or merge it")
-    arguments, known = {}, inspect.signature(type(pipe).save_lora_weights).parameters
-    factors = {name: lora_factors(model, adapter_name) for name, model in adapted_parts(pipe, adapter_name).items()}
-    for part, own in pad_parts(factors).items() if uniform else factors.items():
-        if f"{part}_lora_layers" not in known:
-            raise ValueError(f"{type(pipe).__name__} saves no LoRA for {part} in diffusers; use the native adapter")
-        layers = {}
-        for name, (A, B) in own.items():
-            name = lora_name(part, name)
-            layers |= {f"{name}.lora_A.weight": A.cpu(), f"{name}.lora_B.weight": B.cpu().contiguous()}
-        arguments[f"{part}_lora_layers"] = layers
-        arguments[f"{part}_lora_adapter_metadata"] = lora_metadata(own, CLIP if part in TEXT_ENCODERS else "")
-    temporary = f"{LORA.removesuffix('.safetensors')}.tmp.safetensors"
-    type(pipe).save_lora_weights(str(folder), **arguments, weight_name=temporary)
-    return (Path(folder) / temporary).replace(Path(folder) / LORA)
-
-
 def lora_name(part: str, layer: str) -> str:
     """A layer's name in LoRA files: those of CLIP's transformer always with `text_model.`."""
     inside = part in TEXT_ENCODERS and layer.startswith(("encoder.", "embeddings."))
     return f"{CLIP}{layer}" if inside else layer
 
 
-def pad_parts(parts: dict[str, dict[str, tuple]]) -> dict[str, dict[str, tuple]]:
-    """`pad_factors` over all parts at once: one rank for the whole file."""
-    joint = pad_factors({(part, name): pair for part, own in parts.items() for name, pair in own.items()})
-    return {part: {name: joint[part, name] for name in own} for part, own in parts.items()}
-
-
-def pad_factors(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """LoRA factors A (r, ...) and B (m, r, ...) of each layer, padded with zeros to the highest rank of all."""
-    r, padded = max(len(A) for A, _ in factors.values()), {}
-    for name, (A, B) in factors.items():
-        missing = r - len(A)
-        zeros = A.new_zeros(missing, *A.shape[1:]), B.new_zeros(len(B), missing, *B.shape[2:])
-        padded[name] = torch.cat([A, zeros[0]]), torch.cat([B, zeros[1]], 1)
-    return padded
-
-
 @contextlib.contextmanager
 def switched_off(pipe) -> Iterator[None]:
     """The base model, for the time of the block."""
-    switch_adapters(pipe, False)
-    try:
+    with contextlib.ExitStack() as stack:
+        for model in parts(pipe).values():
+            stack.enter_context(all_off(model))
         yield
-    finally:
-        switch_adapters(pipe, True)

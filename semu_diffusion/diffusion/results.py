@@ -6,17 +6,19 @@ import json
 import platform
 import resource
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
 
+from ..adapter.claims import WORK, remove_files
 from ..adapter.subspace import Basis
-from ..adapter.weights import semu_layers, write_atomic
+from ..adapter.weights import header_of, semu_layers, write_atomic
 from ..versions import versions
-from .export import export
-from .pipeline import component, has_lora, save_adapters, save_lora
+from .export import Warn, save_loras
+from .naming import KOHYA, OLD_KOHYA
+from .pipeline import save_adapters
 
-WORK = ".work"  # states and checkpoint of a run under way; removed when it is done
 # Written after the adapter; those of an earlier erasure or merging go first.
 REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "interference.png",
            "README.md", "report.html")  # fmt: skip
@@ -43,22 +45,26 @@ def measure(family, bases: dict[str, Basis], progress) -> dict:
 
 
 def remove_reports(folder: Path) -> None:
-    """Takes away what an earlier run reported about another adapter in this folder."""
+    """Takes away what an earlier run reported about another adapter in this folder, and that one's kohya file."""
     for name in REPORTS:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / GALLERY, ignore_errors=True)
+    for file in folder.glob(f"*{KOHYA}"):
+        if file.name == OLD_KOHYA or "semu.version" in header_of(file):
+            file.unlink()
+    remove_files(folder / GALLERY, r"(base|erased)-\d+\.png")
 
 
-def write_outputs(erasure, base_model: str) -> None:
-    """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last."""
+def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_work: bool = False) -> None:
+    """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last, or stay."""
     remove_reports(erasure.folder)
-    folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict()}
+    folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict(), **erasure.plan.about()}
     save_adapters(erasure.pipe, folder, about)
-    if has_lora(erasure.pipe):
-        save_lora(erasure.pipe, folder)
-        if component(erasure.pipe) == "unet":
-            export(erasure.pipe, folder, "kohya")
-    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(erasure.pipe.device)}
+    save_loras(erasure.pipe, folder, warn)
+    machine = {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(execution_device(erasure.pipe)),
+    }
     results = {
         "base_model": base_model,
         "options": erasure.config.to_dict(),
@@ -68,4 +74,5 @@ def write_outputs(erasure, base_model: str) -> None:
         "machine": machine,
     }
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    if not keep_work:
+        shutil.rmtree(folder / WORK, ignore_errors=True)

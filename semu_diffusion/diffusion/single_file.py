@@ -85,13 +85,18 @@ def unet_place(side: str, block: int, kind: str, j: int, per_block: int, attenti
     return f"output_blocks.{own[kind]}" if kind in own else None
 
 
+def unet_structure(unet: nn.Module) -> tuple[int, set[str]]:
+    """Resnets in a down block, and the blocks with attention. ValueError for blocks of different depth."""
+    per_block = unet.config.layers_per_block
+    if not isinstance(per_block, int):
+        raise ValueError("the original code needs as many resnets in each block of the unet; use --to merged")
+    return per_block, {".".join(name.split(".")[:2]) for name, _ in unet.named_modules() if ".attentions." in name}
+
+
 def unet_state(unet: nn.Module) -> dict[str, torch.Tensor]:
     """The UNet's weights under their original names. ValueError as `unet_name`, or for blocks of different depth."""
-    per_block, state = unet.config.layers_per_block, unet.state_dict()
-    if not isinstance(per_block, int):
-        raise ValueError("the single-file layout needs as many resnets in each block of the unet; use --to merged")
-    attention = {".".join(key.split(".")[:2]) for key in state if ".attentions." in key}
-    return {unet_name(key, per_block, attention): value for key, value in state.items()}
+    structure = unet_structure(unet)
+    return {unet_name(key, *structure): value for key, value in unet.state_dict().items()}
 
 
 # ------------------------------------------------------------------------------------------------ VAE
@@ -211,8 +216,8 @@ def single_file_state(pipe) -> dict[str, torch.Tensor]:
     }
 
 
-def save_single_file(pipe, path: str | Path, half: bool = False) -> Path:
-    """Writes `single_file_state`, in fp16 on request, and returns the path."""
-    state = {k: v.half() if half and v.is_floating_point() else v for k, v in single_file_state(pipe).items()}
-    save_atomic({k: v.clone() for k, v in state.items()}, Path(path))
+def save_single_file(pipe, path: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Writes `single_file_state`, in another floating-point type on request, and returns the path."""
+    state = single_file_state(pipe)
+    save_atomic({k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}, Path(path))
     return Path(path)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
-from ..adapter.weights import save_atomic
+from ..adapter.sealed import load_sealed, save_sealed
 from .concepts import Pair
 from .families import Conditions, Family, join, moved, select
 
@@ -48,17 +47,20 @@ class States:
         """Writes everything to one safetensors file, with the key that tells what it was made from."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "contexts"}
         tensors |= {f"contexts.{name}": value for name, value in self.contexts.items()}
-        save_atomic(tensors, path, {"key": key})
+        save_sealed(tensors, path, {"key": key})
 
     @classmethod
     def load(cls, path: Path, key: str) -> States | None:
-        """The states of a file, or None where there is none, or one made from something else."""
+        """The states of a file, or None where there is none, or one made from something else.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         if not path.is_file():
             return None
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, facts = load_sealed(path)
+        if facts.get("key") != key:
+            return None
         contexts = {k.removeprefix("contexts."): tensors.pop(k) for k in list(tensors) if k.startswith("contexts.")}
         return cls(**tensors, contexts=contexts)
 
@@ -85,6 +87,11 @@ class Contexts:
         return rows if self.empty is None else self[[self.empty]].repeat(len(rows))
 
 
+def guided(own: torch.Tensor, empty: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Classifier-free guidance; at 1 and below the prompt's own prediction, as in diffusers' pipelines."""
+    return empty + guidance * (own - empty) if guidance > 1 else own
+
+
 @torch.no_grad()
 def trajectory(
     family: Family,
@@ -95,6 +102,7 @@ def trajectory(
     steps: int,
     guidance: float,
     generator: torch.Generator,
+    seeds: Sequence[int | None] = (),
     at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """Draws one latent per prompt with the guided sampler and records each of its states with three predictions.
@@ -106,6 +114,7 @@ def trajectory(
             gone, the prompt leads through the anchor's states, so forgetting has to hold there too.
         steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
+        seeds: Of each latent's first noise, as the pipeline would draw it; None and none given: of the generator.
         at_once: Most latents that go through the model together; how many does not change what is drawn.
     """
     device, dtype = family.device, family.dtype
@@ -113,7 +122,11 @@ def trajectory(
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
     follow = torch.tensor(steer, device=device)[:, None, None, None]
-    x = torch.randn(len(rows), *family.latent_shape, generator=generator).to(device, dtype)
+    x = torch.randn(len(rows), *family.latent_shape, generator=generator)
+    for k, seed in enumerate(seeds):
+        if seed is not None:
+            x[k] = torch.randn(family.latent_shape, generator=torch.Generator().manual_seed(seed))
+    x = x.to(device, dtype)
     shift = torch.rand(len(rows), generator=generator)
     times = [family.times((k + shift) / steps).to(device) for k in reversed(range(steps))]
     records = []
@@ -123,7 +136,7 @@ def trajectory(
         records.append({key: value.cpu() for key, value in record.items()})
         led = torch.where(follow, concept, anchor)
         if family.guided:
-            led = empty + guidance * (led - empty)
+            led = guided(led, empty, guidance)
         x = family.step(x.float(), led.float(), t, s).to(dtype)
     return records
 
@@ -161,14 +174,14 @@ def noised_images(
     family: Family,
     contexts: Contexts,
     latents: torch.Tensor,
-    pair: Pair,
+    pairs: list[Pair],
     steps: int,
     generator: torch.Generator,
     at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
-    """The same records from given pictures: their latents (N, C, H, W) noised to `steps` random times each."""
+    """The same records from given pictures, a pair each: latents (N, C, H, W) noised to `steps` random times each."""
     device, dtype, n = family.device, family.dtype, len(latents)
-    rows, other = contexts[[pair.prompt] * n], contexts[[pair.anchor] * n]
+    rows, other = contexts[[p.prompt for p in pairs]], contexts[[p.anchor for p in pairs]]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
     records = []
@@ -210,7 +223,8 @@ def draw_records(
     for start in range(0, len(pairs), batch_size):
         part, generator = pairs[start : start + batch_size], torch.Generator().manual_seed(seed + start)
         records += trajectory(family, contexts, [p.prompt for p in part], [p.anchor for p in part],
-                              steer[start : start + batch_size], steps, guidance, generator, at_once)  # fmt: skip
+                              steer[start : start + batch_size], steps, guidance, generator,
+                              [p.seed for p in part], at_once)  # fmt: skip
         progress(len(part))
     return records
 

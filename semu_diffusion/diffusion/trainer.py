@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -10,25 +11,26 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from torch import nn
 
 from ..adapter.gradients import LossScale
+from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
-from ..adapter.weights import save_atomic, semu_layers
+from ..adapter.weights import semu_layers
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
 from .devices import is_hooked
 from .families import Family, moved
-from .memory import Plan, default_plan
+from .memory import Batches, default_batches
 from .objectives import OBJECTIVES, remaining_share, squared_error
+from .pipeline import base_name
 from .precision import set_scaler
-from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States
+from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
 CHECK_EVERY = 10  # steps between measurements of what is left
-COOLDOWN = (
-    30  # steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points
-)
+# Steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points.
+COOLDOWN = 30
+PLANNED = ("sketch", "gradient_checkpointing", "accumulate", "geometry")  # --max-memory may choose these by machine
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
 
@@ -55,8 +57,8 @@ class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
     def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path,
-                 scale: LossScale | None = None, plan: Plan | None = None):  # fmt: skip
-        self.plan = plan or default_plan(config)
+                 scale: LossScale | None = None, batches: Batches | None = None):  # fmt: skip
+        self.batches = batches or default_batches(config)
         self.family, self.config, self.states = family, config, states
         self.accelerator, self.folder, self.scale = accelerator, folder, scale
         parts = config.accumulate * accelerator.num_processes
@@ -109,7 +111,7 @@ class Trainer:
         records = self.forget[: self.config.gradient_records]  # in random order since __init__
 
         def backward() -> None:
-            for index in records.split(self.plan.gradient):
+            for index in records.split(self.batches.gradient):
                 share = len(index) / len(records)
                 loss = share * squared_error(self.predict(model, index), self.targets(index))
                 (self.scale.value * loss if self.scale else loss).backward()
@@ -123,13 +125,13 @@ class Trainer:
         keep, empty = (index[torch.randperm(len(index), generator=generator)] for index in kinds)
         prompted = count - min(count // 4, len(empty))
         chosen = torch.cat([keep[:prompted], empty[: count - prompted]])
-        return lambda: [self.predict(model, index) for index in chosen.split(self.plan.moments)]
+        return lambda: [self.predict(model, index) for index in chosen.split(self.batches.moments)]
 
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
         over, under, shifts = 0.0, 0.0, self.adversary.spread(len(self.held_out))
-        for index, shift in zip(*(v.split(self.plan.checked) for v in (self.held_out, shifts)), strict=True):
+        for index, shift in zip(*(v.split(self.batches.checked) for v in (self.held_out, shifts)), strict=True):
             concept = self.states.concept[index].to(self.accelerator.device)
             a, b = remaining_share(self.predict(model, index, shift), concept, self.targets(index))
             over, under = over + a, under + b
@@ -158,12 +160,13 @@ class Trainer:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
     def end(self, progress: Progress) -> int:
-        """The last step: `COOLDOWN` steps after the stop rule was met, or the end of the last round."""
+        """The last step: `settle` steps after the stop rule was met, or the end of the last round."""
         last, attacks = self.config.steps, progress.attacks
         if self.config.adversarial:
             begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
             return begun + STEPS * (self.config.adversarial - over)
-        return min(progress.reached + COOLDOWN, last) if progress.reached else last
+        settle = COOLDOWN if self.config.settle is None else self.config.settle
+        return min(progress.reached + settle, last) if progress.reached else last
 
     def rate(self, progress: Progress) -> float:
         """Ten steps of warm-up, then constant; falls linearly over the last `COOLDOWN` steps."""
@@ -182,13 +185,16 @@ class Trainer:
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.end(progress):
             placed = [not is_hooked(self.family.model), False]  # hooks place what is offloaded
-            model, prepared = self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
+            with warnings.catch_warnings():
+                # Of accelerate's words for torch: the argument's new name is not known to all versions allowed here.
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+                model, prepared = self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
             while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
                     group["lr"] = lr * self.rate(progress)
                 row = self.step(model, prepared, progress.step)
                 progress.step += 1
-                if progress.step % CHECK_EVERY == 0:
+                if progress.step % CHECK_EVERY == 0 and len(self.held_out):
                     row["left"] = self.share_left(self.family.model)
                 progress.history.append(row)
                 if self.attack_due(progress):
@@ -223,11 +229,19 @@ class Trainer:
             row["loss"] = row.get("loss", 0.0) + loss.item() / n
             for key, value in parts.items():
                 row[key] = row.get(key, 0.0) + value / n
+        row = self.over_processes(row)
         if not torch.isfinite(torch.tensor(row["loss"])):
             raise FloatingPointError(
                 f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no"
             )
         return row
+
+    def over_processes(self, row: dict) -> dict:
+        """The losses as means over the processes, each of which saw its part of the batch."""
+        if self.accelerator.num_processes == 1:
+            return row
+        values = torch.tensor([*row.values()], dtype=torch.float64, device=self.accelerator.device)
+        return {**dict(zip(row, self.accelerator.reduce(values, "mean").tolist())), "step": row["step"]}
 
     def met(self, progress: Progress) -> bool:
         """True once the last two measurements are at or below `stop_at`."""
@@ -266,6 +280,12 @@ class Trainer:
     # -------------------------------------------------------------------------------------- checkpoints
 
     @property
+    def key(self) -> str:
+        """What a checkpoint must have been made of to be gone on with: the model and the options."""
+        options = {k: v for k, v in self.config.to_dict().items() if k not in PLANNED}
+        return fingerprint(model=base_name(self.family.pipe), **options)
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
@@ -282,15 +302,20 @@ class Trainer:
             tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
         if len(self.adversary):
             tensors["adversary:shifts"] = self.adversary.shifts
-        save_atomic(tensors, self.checkpoint, {"progress": json.dumps(asdict(progress))})
+        save_sealed(tensors, self.checkpoint, {"key": self.key, "progress": json.dumps(asdict(progress))})
 
     def resume(self, optimizer: torch.optim.Adam, progress: Progress, base: list[float]):
-        """Puts back what `save` wrote, where there is such a file; returns the progress and the base rates."""
+        """Puts back what `save` wrote, where there is such a file; returns the progress and the base rates.
+
+        Raises:
+            ValueError: a damaged file, or the checkpoint of another erasure.
+        """
         if not self.checkpoint.is_file():
             return progress, base
-        with safe_open(self.checkpoint, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        stored, facts = load_sealed(self.checkpoint)
+        if facts.get("key") != self.key:
+            raise ValueError(f"{self.checkpoint} is of another erasure; begin again with --overwrite")
+        progress = Progress(**json.loads(facts["progress"]))
         if "adversary:shifts" in stored:
             self.adversary.shifts = stored["adversary:shifts"].to(self.accelerator.device)
         for name, layer in semu_layers(self.family.model).items():

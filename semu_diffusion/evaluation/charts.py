@@ -34,7 +34,14 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(fig: Figure, path: str | Path, dpi: int = 130) -> Path:
-    """Write under a temporary name, then rename: whoever looks at `path` never sees half a picture."""
+    """Write under a temporary name, then rename: whoever looks at `path` never sees half a picture.
+
+    Texts are what they say: a dollar sign in a concept's name or a prompt begins no formula.
+    """
+    from matplotlib.text import Text
+
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")

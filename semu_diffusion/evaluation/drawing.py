@@ -13,12 +13,14 @@ from accelerate.utils import gather_object
 
 from ..adapter.weights import write_atomic
 from ..callbacks import Callback
+from ..diffusion.families import family_of
 from ..diffusion.generate import draw
 from ..diffusion.pipeline import EMBEDDED, base_name, model_path
 from .pictures import is_whole, write_picture
 from .prompts import Shot
 
 MADE_BY = "made_by.json"  # what a folder's pictures depend on, beside them
+PICTURES = r"made_by\.json|-?\d+-[0-9a-f]{12}\.png"  # the names of all that `draw_shots` writes
 
 
 def team() -> PartialState:
@@ -41,6 +43,15 @@ def source_of(pipe) -> dict[str, str]:
     embedded = bool(name) and Path(name).resolve() == Path(model_path(EMBEDDED)).resolve()
     name = EMBEDDED if embedded else name
     return {"model": name, "dtype": str(pipe.dtype), "sampler": type(pipe.scheduler).__name__}
+
+
+def picture_bytes(pipe) -> int:
+    """Of a PNG that a pipeline draws, about: two of a pixel's three bytes; 0 where the size is not known beforehand."""
+    try:
+        height, width = family_of(pipe).image_size
+    except (ValueError, AttributeError, TypeError):
+        return 0
+    return 2 * height * width
 
 
 def claim(folder: Path, made_by: dict, first: bool) -> None:

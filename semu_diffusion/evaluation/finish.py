@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+from ..adapter.claims import WORK
 from ..adapter.config import erased_concepts
 from ..adapter.weights import write_atomic
 from ..callbacks import Callback
-from ..diffusion.concepts import vocabulary_of
-from ..diffusion.families import family_of
 from ..diffusion.generate import draw
-from ..diffusion.pipeline import model_path, switched_off
+from ..diffusion.pipeline import switched_off
+from ..diffusion.plain import plain
 from ..hub.card import write_card
 from .charts import before_after, loss_chart
 from .suites.pictograms import ROWS, knows, run_pictograms, write_report
@@ -21,15 +22,19 @@ def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed
     """before_after.png for a model without a suite: forgotten prompts, then kept ones."""
     prompts, keep = prompts[:4], keep[:4]
     seeds = [seed + k for k in range(len(prompts) + len(keep))]
-    erased = draw(pipe, prompts + keep, seeds, batch_size=2)
-    with switched_off(pipe):
-        base = draw(pipe, prompts + keep, seeds, batch_size=2)
+    with plain(pipe):
+        erased = draw(pipe, prompts + keep, seeds, batch_size=2)
+        with switched_off(pipe):
+            base = draw(pipe, prompts + keep, seeds, batch_size=2)
     groups = ["erased"] * len(prompts) + ["kept"] * len(keep)
     before_after(base, erased, prompts + keep, folder / "before_after.png", groups=groups)
 
 
 def finish(erasure, base_model: str, callback: Callback | None = None, seeds_forget: int = 4) -> dict | None:
-    """After `erase`: loss.png, the suite (or plain pictures), results.json completed, README.md card."""
+    """After `erase`: loss.png, the suite (or plain pictures), results.json completed, README.md card.
+
+    The working files of the erasure go away last: until then `--resume` has all this made again.
+    """
     folder, config = erasure.folder, erasure.config
     loss_chart(erasure.progress.history, folder / "loss.png")
     report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
@@ -37,12 +42,13 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
         write_report(folder, report, pictures, gone)
     else:
-        family, words = family_of(erasure.pipe), vocabulary_of(model_path(base_model))
-        prompts = [p.prompt for p in family.pairs(config.concept, config.anchor, words, config.seed)]
-        keep = config.keep or family.keep(config.concept, words, 4, 0)
-        plain_pictures(erasure.pipe, list(dict.fromkeys(prompts)), keep, folder, config.seed)
+        prompts = list(dict.fromkeys(p.prompt for p in erasure.plan.pairs))
+        plain_pictures(erasure.pipe, prompts, erasure.plan.keep, folder, config.seed)
     results = json.loads((folder / "results.json").read_text())
     results["evaluation"] = report
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
     write_card(folder, results, ROWS)
+    if report:
+        write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))
+    shutil.rmtree(folder / WORK, ignore_errors=True)
     return report

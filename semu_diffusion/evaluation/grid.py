@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from ..metrics.concept import _concept_accuracy_update
-from ..metrics.drift import PictureDrift, check_images
+from ..metrics.drift import PictureDrift
 from ..metrics.fid import feature_fid
 from ..pictograms.oracle import Oracle
 from ..pictograms.words import NEIGHBOURS, OBJECTS, STYLES, caption
 from .intervals import bootstrap, wilson
+from .proper import KINDS, Look, Proper, counted, judge, looks
 
 Draw = Callable[[list[str], list[int]], Tensor]  # prompts and seeds, N each -> images (N, 3, H, W) in [0, 1]
 
-KINDS = {"object": OBJECTS, "style": STYLES}  # in the order of the oracle's heads
 OTHER = {"object": "style", "style": "object"}
 SEED = 40_000_000  # first seed of the grid, far from the small ones that people train with
 SEEDS_PER_CELL = 1000
@@ -87,15 +87,6 @@ def cells(concepts: Iterable[str], seeds_forget: int = 10, seeds_keep: int = 1) 
         seeds = max((seeds_of[kinds[name]] for name in (obj, style) if name in kinds), default=0)
         (forget if seeds else keep).extend(cell(obj, style, k) for k in range(seeds or seeds_keep))
     return forget, keep
-
-
-@torch.no_grad()
-def judge(images: Tensor, oracle: Oracle, batch_size: int = 256) -> dict[str, Tensor]:
-    """The oracle's logits for images (N, 3, H, W) in [0, 1]: {"object": (N, 24), "style": (N, 6)}, on the CPU."""
-    check_images(images)
-    weight = next(oracle.parameters(), images)
-    logits = [[head.cpu() for head in oracle(batch.to(weight))] for batch in images.split(batch_size)]
-    return {kind: torch.cat(heads) for kind, heads in zip(KINDS, zip(*logits))}
 
 
 def tally(images: Tensor, cells: Sequence[Cell], oracle: Oracle) -> dict[str, tuple[int, int]]:
@@ -201,11 +192,14 @@ def evaluate(
     seeds_forget: int = 10,
     seeds_keep: int = 1,
     base_cache: dict[Cell, Tensor] | None = None,
+    references: dict[str, Look] | None = None,
 ) -> tuple[dict, dict[str, Pairs]]:
     """The report {"base": row, "erased": row, "protocol": ...} and the pictures {"forget": Pairs, "keep": Pairs}.
 
-    `score` explains the rows. base_cache keeps the base model's pictures by cell, so that several concepts share them;
-    it belongs to one base model with one number of steps and one guidance.
+    `score` explains the rows, `replaced` what they also have: `natural` and `instead`. base_cache keeps the base
+    model's pictures by cell, so that several concepts share them; it belongs to one base model with one number of steps
+    and one guidance. references are looks at other pictures of the base model (`proper.looks`); without any, those that
+    it draws here serve, which is a laxer measure: of most names there is but one picture in each style.
     """
     kinds = split(concepts)
     parts = dict(zip(("forget", "keep"), cells(kinds, seeds_forget, seeds_keep)))
@@ -215,18 +209,61 @@ def evaluate(
     report = {
         "base": score(forget.base, forget.cells, keep.base, keep.cells, None, kinds, oracle),
         "erased": score(forget.erased, forget.cells, keep.erased, keep.cells, keep.base, kinds, oracle),
-        "protocol": protocol(kinds, seeds_forget, seeds_keep, oracle, parts),
+        "protocol": protocol(kinds, seeds_forget, seeds_keep, oracle, parts, references),
     }
+    own = None if references else looks(torch.cat([forget.base, keep.base]), oracle)
+    for side, images in (("base", forget.base), ("erased", forget.erased)):
+        share, instead = replaced(images, forget.cells, references or own, kinds, oracle, paired=own is not None)
+        report[side] |= {"natural": percent(*share), "instead": instead}
+        report[side]["intervals"]["natural"] = interval(*share)
     return report, {"forget": forget, "keep": keep}
 
 
-def protocol(kinds: dict[str, str], seeds_forget: int, seeds_keep: int, oracle: Oracle, parts: dict) -> dict:
+def replaced(
+    images: Tensor,
+    cells: Sequence[Cell],
+    references: dict[str, Look],
+    kinds: dict[str, str],
+    oracle: Oracle,
+    paired: bool = False,
+) -> tuple[tuple[int, int], dict[str, int]]:
+    """What is drawn for the erased concepts: (proper pictures, all), and what they show instead, counted.
+
+    Pictures (N, 3, H, W) of cells with an erased object are named by their object, the others by their style.
+
+    Args:
+        references: The oracle's looks at pictures of the base model, by kind (`proper.looks`).
+        paired: The first N references are of the same cells: none counts as a reference for its own cell's picture.
+    """
+    proper, named, seen = torch.zeros(len(cells), dtype=torch.bool), [""] * len(cells), looks(images, oracle)
+    shown = [next(kind for kind in KINDS if getattr(c, kind) in kinds) for c in cells]
+    for kind in dict.fromkeys(shown):
+        rows = [i for i, own in enumerate(shown) if own == kind]
+        proper[rows] = Proper(references[kind])(seen[kind].part(rows), rows if paired else None)
+        for i in rows:
+            named[i] = KINDS[kind][seen[kind].named[i]]
+    gone = [getattr(c, kind) for c, kind in zip(cells, shown)]
+    return (int(proper.sum()), len(cells)), counted(named, proper.tolist(), gone)
+
+
+def protocol(
+    kinds: dict[str, str],
+    seeds_forget: int,
+    seeds_keep: int,
+    oracle: Oracle,
+    parts: dict,
+    references: dict[str, Look] | None = None,
+) -> dict:
     """What another evaluation must share for its numbers to be comparable."""
+    pictures = {name: len(part) for name, part in parts.items()}
+    drawn = f"the {sum(pictures.values())} pictures that it drew here"
+    beside = f"{len(references['object'].named)} pictures of the base model" if references else drawn
     return {
         "concepts": kinds,
         "seeds_forget": seeds_forget,
         "seeds_keep": seeds_keep,
-        "pictures": {name: len(part) for name, part in parts.items()},
+        "pictures": pictures,
+        "natural": f"oracle features beside {beside}",
         "fid": f"{oracle.num_features} oracle features, {len(parts['keep'])} kept pictures of each model",
     }
 

@@ -14,12 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..inputs.labels import same_name
+from ..inputs.pictures import read_picture
 from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
 from ..metrics.fid import InceptionDistance
+from ..metrics.naturalness import roughness, sureness
 from ..metrics.nudity import NudeNet
-from ..pictograms.words import OBJECTS
-from .pictures import read_picture, read_pictures
+from .pictures import read_pictures
 from .prompts import Shot
+from .proper import KINDS, Proper, load_references, looks
 
 BATCH = 16
 IMAGENET = "microsoft/resnet-50"
@@ -39,7 +42,7 @@ class BodyParts:
 
 
 class Namer:
-    """{"named": label}: the label of the largest logit.
+    """{"named", "sure", "rough"}: the label of the largest logit, its probability, and how rough the picture is.
 
     Args:
         classify: images (B, 3, H, W) in [0, 1] -> logits (B, C).
@@ -54,11 +57,32 @@ class Namer:
         return self.about
 
     def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
-        return [
-            {"named": self.labels[k]}
-            for start in range(0, len(files), BATCH)
-            for k in self.classify(read_pictures(files[start : start + BATCH])).argmax(1).tolist()
-        ]
+        batches = (read_pictures(files[start : start + BATCH]) for start in range(0, len(files), BATCH))
+        return [record for images in batches for record in self.look(images)]
+
+    def look(self, images: Tensor) -> list[dict]:
+        """The records of a batch (B, 3, H, W)."""
+        logits = self.classify(images)
+        rows = zip(logits.argmax(1).tolist(), sureness(logits).tolist(), roughness(images).tolist())
+        return [{"named": self.labels[k], "sure": sure, "rough": rough} for k, sure, rough in rows]
+
+
+class OracleNamer(Namer):
+    """The pictograms' oracle as a namer of objects, and of styles where a style is the label.
+
+    It also says "natural": whether it is a proper picture, beside those of the embedded model (`proper.Proper`).
+    """
+
+    def __init__(self, oracle: nn.Module):
+        labels = [name for names in KINDS.values() for name in names]
+        super().__init__(None, labels, {"name": "pictograms oracle", "model": weights_hash(oracle)})
+        self.oracle, self.proper = oracle, {kind: Proper(own) for kind, own in load_references().items()}
+
+    def __call__(self, files: Sequence[Path], shots: Sequence[Shot]) -> list[dict]:
+        seen = looks(read_pictures(files), self.oracle)
+        proper = {kind: self.proper[kind](own).tolist() for kind, own in seen.items()}
+        kinds = ["style" if shot.label.lower() in KINDS["style"] else "object" for shot in shots]
+        return [{"named": KINDS[kind][seen[kind].named[i]], "natural": proper[kind][i]} for i, kind in enumerate(kinds)]
 
 
 class Scorer:
@@ -93,11 +117,6 @@ class Embedder:
         return [{"features": self.network(read_picture(file)[None])[0].float().cpu()} for file in files]
 
 
-def same_name(label: str, named: str) -> bool:
-    """Whether a classifier's label, with its synonyms after commas, is this one: "saw, chainsaw" is "saw"."""
-    return label.strip().lower() in [part.strip().lower() for part in (named, *named.split(","))]
-
-
 def check_names(namer: Namer, labels: Iterable[str]) -> None:
     """ValueError where a classifier lacks a label: its concept would count as erased, whatever is drawn."""
     unknown = sorted({label for label in labels if not any(same_name(label, own) for own in namer.labels)})
@@ -112,12 +131,6 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def oracle_namer(oracle: nn.Module) -> Namer:
-    """The pictograms' oracle as a namer of objects; its head of styles is left out."""
-    classify = lambda images: oracle(images)[0]  # noqa: E731
-    return Namer(classify, OBJECTS, {"name": "pictograms oracle", "model": weights_hash(oracle)})
 
 
 def image_classifier(name: str = IMAGENET, device: str | torch.device = "cpu") -> Namer:
@@ -135,7 +148,7 @@ def image_classifier(name: str = IMAGENET, device: str | torch.device = "cpu") -
         pixels = (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
         return model(**processor(images=list(pixels), return_tensors="pt").to(device)).logits.float().cpu()
 
-    labels = [model.config.id2label[k] for k in range(model.config.num_labels)]
+    labels = [str(model.config.id2label.get(k, f"LABEL_{k}")) for k in range(model.config.num_labels)]
     return Namer(classify, labels, {"name": name, "model": weights_hash(model)})
 
 

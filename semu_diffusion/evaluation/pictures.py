@@ -7,15 +7,14 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..adapter.weights import write_atomic
+from ..inputs.pictures import read_picture
 from ..metrics.drift import check_images
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 END = b"IEND\xaeB\x60\x82"  # the last eight bytes of every PNG
 
 
@@ -42,16 +41,6 @@ def is_whole(file: Path) -> bool:
         return False
 
 
-def read_picture(file: str | Path) -> Tensor:
-    """A picture as floats (3, H, W) in [0, 1]. ValueError where it is none."""
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is not a picture: {error}") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
-
-
 def read_pictures(files: Iterable[str | Path]) -> Tensor:
     """Pictures of one size, (N, 3, H, W). ValueError where one has another."""
     images = [read_picture(file) for file in files]
@@ -59,14 +48,6 @@ def read_pictures(files: Iterable[str | Path]) -> Tensor:
     if len(sizes) > 1:
         raise ValueError(f"expected pictures of one size, got {sorted(sizes)}")
     return torch.stack(images)
-
-
-def list_pictures(folder: str | Path) -> list[Path]:
-    """The pictures under a folder, sorted. ValueError without any."""
-    files = sorted(f for f in Path(folder).rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    if not files:
-        raise ValueError(f"no pictures in {folder}; expected {', '.join(SUFFIXES)} files")
-    return files
 
 
 def write_gallery(

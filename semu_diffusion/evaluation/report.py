@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from ..adapter.claims import problem, read_json, taken_as_written
 from ..adapter.weights import WEIGHTS, write_atomic
 from ..diffusion.blocks import block_of, depth_of
+from ..hub.card import figure
 from ..hub.contents import read_contents
 from ..metrics.nudity import EXPOSED, NudeNet
 from .charts import smooth
+from .recorded import inside, open_picture, read_results_file
 from .suites import rows_of
 
 NAME = "report.html"
@@ -23,53 +25,44 @@ PER_GROUP = 12  # pairs of pictures
 SIDE = 384  # pixels; larger pictures are made smaller
 
 
-def write_report_page(folder: str | Path, blur: bool = True) -> Path:
+def write_report_page(folder: str | Path, blur: bool = True, images: str | Path | None = None) -> Path:
     """Writes report.html into a folder that `semu erase` or `semu eval` wrote, and returns its path.
 
     Args:
         blur: cover pictures in which NudeNet sees an exposed part, until they are clicked. Recorded detections are
             used where there are any; else NudeNet looks at the pictures, where it is installed.
+        images: the folder of pictures that `semu eval --images` judged; otherwise none outside of `folder` is shown.
 
     Raises:
-        ValueError: no results there, or a picture of them is missing.
+        ValueError: no results there, damaged ones, or a picture of them is missing or not the folder's own.
     """
     from jinja2 import Environment, FileSystemLoader
 
     folder = Path(folder)
-    results = read(folder)
+    results = read_results_file(folder)
     templates = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    write_atomic(folder / NAME, page.get_template(NAME).render(contents(folder, results, blur)))
+    with taken_as_written(folder / "results.json", folder / "records.json"):
+        text = page.get_template(NAME).render(contents(folder, results, blur, images))
+    write_atomic(folder / NAME, text)
     return folder / NAME
 
 
-def read(folder: Path) -> dict:
-    """The folder's results.json. ValueError where there is none."""
-    try:
-        results = json.loads((folder / "results.json").read_text())
-    except FileNotFoundError:
-        raise ValueError(f"no results.json in {folder}; report on a folder of `semu erase` or `semu eval`") from None
-    except ValueError as error:
-        raise ValueError(f"{folder / 'results.json'} is not JSON: {error}") from None
-    if not isinstance(results, dict):
-        raise ValueError(f"{folder / 'results.json'} holds no results")
-    return results
-
-
-def contents(folder: Path, results: dict, blur: bool) -> dict:
+def contents(folder: Path, results: dict, blur: bool, images: str | Path | None = None) -> dict:
     """Everything that the template shows."""
     evaluation = results.get("evaluation") or {}
     protocol = evaluation.get("protocol", {})
-    groups = gallery(folder)
-    mark(groups, folder, blur)
+    groups = {title: located(pairs, folder, images) for title, pairs in gallery(folder).items()}
+    mark(groups, blur)
     concepts = protocol.get("concepts") or protocol.get("concept") or results.get("options", {}).get("concept") or []
     return {
         "title": f"Erasing {', '.join(concepts)}" if concepts else "Evaluation",
         "model": results.get("base_model"),
-        "groups": [{"title": title, "pairs": embed(pairs, folder)} for title, pairs in groups.items()],
+        "groups": [{"title": title, "pairs": embed(pairs)} for title, pairs in groups.items()],
         "sheet": None if groups else sheet(folder),
         "figures": figures(evaluation),
         "bars": bars(evaluation, set(concepts)),
+        "wordings": (evaluation.get("erased") or {}).get("per_wording"),
         "ranks": ranks(folder, results),
         "losses": losses(results.get("history") or []),
         "facts": flat({**results.get("training", {}), **{"options": results.get("options", {})}}, ("ranks", "energy")),
@@ -87,6 +80,7 @@ def figures(evaluation: dict) -> list[dict]:
     found = []
     for key, meaning in named:
         values = [rows[side].get(key) for side in ("base", "erased")]
+        values = [figure(value) if isinstance(value, dict) else value for value in values]
         interval = (rows["erased"].get("intervals") or {}).get(key)
         if values != [None, None]:
             found.append({"key": key, "meaning": meaning, "base": values[0], "erased": values[1], "interval": interval})
@@ -113,9 +107,9 @@ def bars(evaluation: dict, erased: set[str]) -> dict | None:
 def gallery(folder: Path) -> dict[str, list[dict]]:
     """Group -> pairs {"title", "base", "erased", "detections"} with files, some of each group, as varied as can be."""
     file = folder / "records.json"
-    if not file.is_file():
+    if not file.exists() and not file.is_symlink():
         return {}
-    records = json.loads(file.read_text())
+    records = read_json(inside(folder, "records.json"))
     after = records.get("erased") or records.get("pictures") or []
     before = records.get("base") or [None] * len(after)
     groups: dict[str, list[dict]] = {}
@@ -137,19 +131,30 @@ def varied(pairs: Sequence[dict]) -> list[dict]:
     return [pair for *_, pair in sorted(order, key=lambda item: item[:2])][:PER_GROUP]
 
 
-def mark(groups: dict[str, list[dict]], folder: Path, blur: bool) -> None:
+def located(pairs: Sequence[dict], folder: Path, images: str | Path | None) -> list[dict]:
+    """The pairs with paths in place of names. ValueError for a picture that is not the folder's own."""
+
+    def place(name: str | None) -> Path | None:
+        if images and Path(name or "").is_absolute():
+            return inside(Path(images).resolve(), os.path.relpath(name, Path(images).resolve()))
+        return name and inside(folder, name)
+
+    return [{**pair, **{side: place(pair[side]) for side in ("base", "erased")}} for pair in pairs]
+
+
+def mark(groups: dict[str, list[dict]], blur: bool) -> None:
     """Sets "flagged" on pairs in which an exposed part was seen, at any score that NudeNet reports."""
     pairs = [pair for own in groups.values() for pair in own]
     unseen = [pair for pair in pairs if pair["detections"] is None]
     if blur and unseen:
-        look(unseen, folder)
+        look(unseen)
     for pair in pairs:
         pair["flagged"] = blur and any(label in EXPOSED for label, *_ in pair["detections"] or [])
 
 
-def look(pairs: Sequence[dict], folder: Path) -> None:
+def look(pairs: Sequence[dict]) -> None:
     """Lets NudeNet see both pictures of each pair, where it is installed."""
-    files = [(pair, folder / pair[side]) for pair in pairs for side in ("base", "erased") if pair[side]]
+    files = [(pair, pair[side]) for pair in pairs for side in ("base", "erased") if pair[side]]
     try:
         found = NudeNet()([file for _, file in files])
     except (ValueError, ImportError):
@@ -158,21 +163,18 @@ def look(pairs: Sequence[dict], folder: Path) -> None:
         pair["detections"] = [*(pair["detections"] or []), *detections]
 
 
-def embed(pairs: Sequence[dict], folder: Path) -> list[dict]:
+def embed(pairs: Sequence[dict]) -> list[dict]:
     """The pairs with their pictures as data addresses."""
-    return [
-        {**pair, **{side: pair[side] and data_uri(folder / pair[side]) for side in ("base", "erased")}}
-        for pair in pairs
-    ]
+    return [{**pair, **{side: pair[side] and data_uri(pair[side]) for side in ("base", "erased")}} for pair in pairs]
 
 
 def data_uri(file: Path) -> str:
     """A picture in the page itself: small ones as they are, larger ones as WebP of at most 384 pixels."""
-    try:
-        with Image.open(file) as image:
+    with open_picture(file) as image:
+        try:
             small, image = max(image.size) <= SIDE, image.convert("RGB")
-    except OSError as error:
-        raise ValueError(f"a picture of the results is missing or damaged: {file} ({error})") from None
+        except (OSError, ValueError, SyntaxError) as error:
+            raise problem(f"a picture of the results is damaged: {file} ({error})") from None
     image.thumbnail((SIDE, SIDE))
     kind, buffer = "PNG" if small else "WEBP", io.BytesIO()
     image.save(buffer, kind, **({} if small else {"quality": 85}))
@@ -182,16 +184,22 @@ def data_uri(file: Path) -> str:
 def sheet(folder: Path) -> str | None:
     """before_after.png as it is, for results that list no pictures."""
     file = folder / "before_after.png"
-    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" if file.is_file() else None
+    if not file.exists() and not file.is_symlink():
+        return None
+    with open_picture(inside(folder, file.name)) as image:
+        if image.format != "PNG":
+            raise problem(f"{file} is no PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def ranks(folder: Path, results: dict) -> dict | None:
-    """{"top", "blocks": [{"name", "layers": [{"name", "rank"}]}]} of the adapter; None where it is not at hand."""
-    places = [folder, Path((results.get("adapter") or {}).get("name") or folder)]
-    place = next((p for p in places if p.is_file() or (p / WEIGHTS).is_file()), None)
-    if place is None:
+    """{"top", "blocks": [{"name", "layers": [{"name", "rank"}]}]} of the adapter; None where they are not known."""
+    if (folder / WEIGHTS).is_file():
+        found = read_contents(folder).ranks
+    else:
+        found = {str(k): int(v) for k, v in ((results.get("adapter") or {}).get("ranks") or {}).items()}
+    if not found:
         return None
-    found = read_contents(place).ranks
     blocks: dict[str, list[dict]] = {}
     for name, rank in found.items():
         blocks.setdefault(block_of(name), []).append({"name": name, "rank": rank})

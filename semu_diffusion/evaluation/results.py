@@ -24,7 +24,10 @@ def adapter_facts(path: str | Path, scale: float) -> dict:
 def write_evaluation(
     folder: Path, report: dict, records: dict | None, base_model: str | None, adapter: dict | None
 ) -> None:
-    """records.json (every picture), results.json (figures, model and adapter), and evaluation.json (figures) last."""
+    """records.json (every picture), results.json (figures, model and adapter), and evaluation.json (figures) last.
+
+    The last of them says that all is there, so charts come before this.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     machine = {"machine": platform.machine(), "threads": torch.get_num_threads()}
     results = {"base_model": base_model, "adapter": adapter, "evaluation": report, "machine": machine}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
+from ..adapter.claims import read_json, taken_as_written
 from ..callbacks import Callback
-from ..hub.transfer import explain, is_repo
+from ..hub.patience import explain, patiently
+from ..hub.transfer import is_repo
+from .grid import split
 from .prompts import digest
 from .results import adapter_facts
 from .suites.run import EvalConfig, run_suite, shots_of
 
 TOLERANCE = 1e-6  # of rounding, relative: other machines add up in another order
-NO_FIGURES = ("intervals", "counts", "per_class", "per_concept")
+NO_FIGURES = ("intervals", "counts", "per_class", "per_concept", "per_wording", "instead")
 
 
 class Verdict(NamedTuple):
@@ -38,10 +40,7 @@ def read_results(source: str | Path) -> dict:
     file = source / "results.json" if source.is_dir() else source
     if not file.is_file():
         raise ValueError(f"no results at {file}; `semu erase` and `semu eval` write results.json")
-    try:
-        results = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    results = read_json(file)
     if not (isinstance(results, dict) and results.get("evaluation")):
         raise ValueError(f"{file} records no evaluation; run `semu eval`, and give its results.json with --results")
     return results
@@ -52,7 +51,7 @@ def fetch(repo: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo, "results.json"))
+        return Path(patiently(lambda: hf_hub_download(repo, "results.json")))
     except Exception as error:  # as in `hub.pull`
         raise explain(error, repo) from None
 
@@ -61,13 +60,20 @@ def measure_again(pipe, recorded: dict, adapter: dict, folder: Path, callback: C
     """The report of the same evaluation, now. ValueError where the prompts have changed."""
     from .suites.pictograms import run_pictograms
 
-    protocol = recorded["protocol"]
-    if protocol["suite"] == "pictograms":
-        concepts = [name if kind == "object" else f"{name} style" for name, kind in protocol["concepts"].items()]
-        seeds = protocol["seeds_forget"], protocol["seeds_keep"]
+    with taken_as_written(Path("results.json")):
+        protocol = recorded["protocol"]
+        if suite := protocol["suite"] == "pictograms":
+            concepts = [name if kind == "object" else f"{name} style" for name, kind in protocol["concepts"].items()]
+            seeds = int(protocol["seeds_forget"]), int(protocol["seeds_keep"])
+            split(protocol["concepts"])
+        else:
+            config, wanted = (
+                EvalConfig(**{f.name: protocol[f.name] for f in fields(EvalConfig)}),
+                protocol["prompts_hash"],
+            )
+    if suite:
         return run_pictograms(pipe, concepts, *seeds, callback, folder=folder, adapter=adapter)[0]
-    config = EvalConfig(**{f.name: protocol[f.name] for f in fields(EvalConfig)})
-    if digest(shots_of(config)) != protocol["prompts_hash"]:
+    if digest(shots_of(config, pipe)) != wanted:
         raise ValueError("the prompts are not those that were recorded: prompts, seeds or labels have changed")
     return run_suite(pipe, config, folder, adapter, callback)[0]
 
@@ -75,12 +81,25 @@ def measure_again(pipe, recorded: dict, adapter: dict, folder: Path, callback: C
 def compare(recorded: dict, measured: dict) -> list[Verdict]:
     """A verdict on each figure of both models: does the new value lie in the interval that was recorded with it?"""
     verdicts = []
+    check_rows(recorded)
     for side in ("base", "erased"):
         old, new = recorded[side], measured[side]
         for figure in (k for k, v in old.items() if k not in NO_FIGURES and v is not None):
             value, interval = new.get(figure), (old.get("intervals") or {}).get(figure)
             verdicts.append(Verdict(side, figure, old[figure], value, interval, agrees(old[figure], value, interval)))
     return verdicts
+
+
+def check_rows(recorded: dict) -> None:
+    """ValueError unless both rows hold numbers by name, and their intervals two each."""
+    with taken_as_written(Path("results.json")):
+        for side in ("base", "erased"):
+            for figure, value in recorded[side].items():
+                if figure not in NO_FIGURES and value is not None:
+                    float(value)
+            for interval in (recorded[side].get("intervals") or {}).values():
+                low, high = interval or (0, 0)
+                float(low), float(high)
 
 
 def agrees(recorded: float, measured: float | None, interval: list[float] | None) -> bool | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..adapter.config import SemuConfig, erased_concepts
-from ..adapter.weights import LORA, WEIGHTS, read_config, write_atomic
+from ..adapter.claims import taken_as_written
+from ..adapter.config import SemuConfig
+from ..adapter.weights import LORA, WEIGHTS, header_of, read_config, write_atomic
+from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, plain, title_of
 
 HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
-KOHYA = "semu_kohya.safetensors"
 TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
+MOST_NAMES = 5  # of counts by name, in a table
 Figures = Sequence[tuple[str, str]]
 PICTURES = {
     "before_after.png": "before and after",
@@ -56,8 +59,11 @@ from peft import PeftModel
 ```
 """
 
-COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.
+COMFY = """ComfyUI and A1111: put `{kohya}` into their folder of LoRAs and load it at strength 1.{left}
 """
+
+LEFT = """ {number} layers outside of the model's blocks, which some programs pass over, are left out of it; they carry
+{share:.1%} of the update's energy, and `semu export --to kohya --all-layers` keeps them."""
 
 LIMITS = """## Intended use and limits
 
@@ -68,31 +74,28 @@ safeguard against somebody who wants to draw {concepts}.
 """
 
 
-def is_hub_name(base: str) -> bool:
-    """Whether a base model's name is one on the Hub, not a folder of this machine or an embedded model."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) is not None and not Path(base).exists()
-
-
-def title_of(base: str) -> str:
-    """A base model's name without the folders of this machine."""
-    return base if is_hub_name(base) else Path(base).name or "the base model"
-
-
 def write_card(folder: Path, results: dict, figures: Figures = ()) -> None:
-    """Writes README.md from results.json's content and the files of the folder; figures are (key, meaning)."""
+    """Writes README.md from results.json's content and the files of the folder; figures are (key, meaning).
+
+    Raises:
+        ValueError: no adapter there, or results of another shape than semu's.
+    """
     folder = Path(folder)
     config = read_config(folder if (folder / WEIGHTS).is_file() else next(iter(sorted(folder.glob("text_encoder*")))))
-    write_atomic(
-        folder / "README.md",
-        f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}",
-    )
+    with taken_as_written(folder / "results.json"):
+        card = f"---\n{metadata(folder, config, results, figures)}\n---\n\n{text(folder, config, results, figures)}"
+    write_atomic(folder / "README.md", card)
 
 
-def concepts_in(config: SemuConfig) -> str:
-    """What the adapter erases, as words."""
-    # A merged adapter's words come from files of others: each stays one short line of plain text.
-    words = (re.sub(r"[^\w\s.,'-]", "", " ".join(str(c).split()))[:80] for c in erased_concepts(config.about))
-    return " and ".join(words) or "what it was made to forget"
+def figure(value: object) -> str:
+    """A figure as tables print it: a number with two decimals, counts by name with the most frequent first."""
+    if isinstance(value, dict):
+        # Names come from classifiers and prompts, which may be others': each stays short plain text.
+        names = {re.sub(r"[^\w\s.,'-]", "", " ".join(str(k).split()))[:40]: n for k, n in value.items()}
+        first, rest = list(names.items())[:MOST_NAMES], list(names.items())[MOST_NAMES:]
+        parts = [f"{name} {count}" for name, count in first]
+        return ", ".join([*parts, *([f"{len(rest)} others"] if rest else [])]) or "-"
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> str:
@@ -120,7 +123,7 @@ def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) 
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=[*TAGS, *(["lora"] if lora else [])],
-        model_name=f"{title_of(base)} without {concepts_in(config)}" if scores else None,
+        model_name=f"{title_of(base)} without {concepts_in(config.about)}" if scores else None,
         eval_results=scores or None,
     )
     return data.to_yaml().strip()
@@ -130,8 +133,8 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
     """The card below its head."""
     base, training = config.about.get("base_model") or results.get("base_model") or "", results.get("training") or {}
     trained = f", {training['trained']:,} trained numbers ({training['trained_percent']:.2f} %)" if training else ""
-    concepts, anchor = concepts_in(config), config.about.get("anchor")
-    instead = "others of the kind" if anchor == "random" else repr(anchor)
+    concepts, anchor = concepts_in(config.about), config.about.get("anchor")
+    instead = "others of the kind" if anchor == "random" else repr(plain(anchor))
     answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
     parts = [
         INTRODUCTION.format(
@@ -167,25 +170,36 @@ def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
         of_unet = any(name.startswith(("down_blocks.", "up_blocks.", "mid_block.")) for name in config.ranks)
         part = "unet" if of_unet else "transformer"
         blocks.append(PEFT.format(part=part, here=HERE))
-    if (folder / KOHYA).is_file():
-        blocks.append(COMFY.format(kohya=KOHYA))
+    for file in sorted(folder.glob(f"*{KOHYA}")):
+        blocks.append(COMFY.format(kohya=file.name, left=left_out(header_of(file))))
     return blocks
+
+
+def left_out(header: dict[str, str]) -> str:
+    """What a kohya file lacks, as its header says; "" for nothing, and for a file that is not ours."""
+    try:
+        left, share = json.loads(header.get("semu.left_out", "[]")), float(header.get("semu.left_out_energy", 0))
+        return LEFT.format(number=len(left), share=share) if left else ""
+    except (ValueError, TypeError, RecursionError):
+        return ""
 
 
 def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
     """The base model's row beside the erased one's, and the protocol, as Markdown."""
     if not evaluation:
         return "No suite was run; look at the pictures, and run `semu eval`.\n"
-    show = lambda v: "-" if v is None else f"{v:.2f}"  # noqa: E731
+    base, erased = evaluation["base"], evaluation["erased"]
     lines = ["| | base | erased | |", "|---|---|---|---|"]
     lines += [
-        f"| {key} | {show(evaluation['base'].get(key))} | {show(evaluation['erased'].get(key))} | {text} |"
+        f"| {key} | {figure(base.get(key))} | {figure(erased.get(key))} | {text} |"
         for key, text in figures
+        if key in base or key in erased  # results of earlier versions lack some
     ]
-    counts, protocol = evaluation["erased"]["counts"], evaluation["protocol"]
-    versions = ", ".join(f"{name} {number}" for name, number in protocol.get("versions", {}).items())
-    lines += ["", f"Suite {protocol['suite']}: {counts['forget']} forgotten and {counts['keep']} kept pictures, "
-              f"{protocol['sampler']} {protocol['steps']} steps, guidance {protocol['guidance']}.", ""]  # fmt: skip
+    counts, protocol = erased["counts"], evaluation["protocol"]
+    versions = ", ".join(f"{plain(name)} {plain(number)}" for name, number in protocol.get("versions", {}).items())
+    lines += ["", f"Suite {plain(protocol['suite'])}: {counts['forget']} forgotten and {counts['keep']} kept "
+              f"pictures, {plain(protocol['sampler'])} {protocol['steps']} steps, "
+              f"guidance {protocol['guidance']}.", ""]  # fmt: skip
     lines += [f"Versions: {versions}.", ""] if versions else []
     return "\n".join(lines)
 
@@ -205,7 +219,7 @@ def training_markdown(folder: Path, training: dict) -> str:
 
 def merged_markdown(results: dict) -> str:
     """What was added up."""
-    parts = ", ".join(f"{name} ({weight:g})" for name, weight in zip(results["merged"], results["weights"]))
+    parts = ", ".join(f"{plain(name)} ({weight:g})" for name, weight in zip(results["merged"], results["weights"]))
     return f"## Merged\n\nThe sum of {len(results['merged'])} adapters at these weights: {parts}.\n"
 
 

@@ -6,17 +6,18 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..adapter.config import SemuConfig
 from ..adapter.weights import CONFIG, LORA, WEIGHTS, config_from_json, open_weights, read_config
+from ..diffusion import headers
 
 # The part of each layer whose first dimension is the rank, by format.
 RANK_PARTS = {"semu": ".semu_R", "diffusers": ".lora_A.weight", "kohya": ".lora_down.weight"}
 SINGLE_FILE = "model.diffusion_model."
 MODEL = "model_index.json"
 PLACES = ("", "text_encoder", "text_encoder_2", "text_encoder_3")  # of an adapter folder's parts; "" the denoiser's
-FACTS = (
-    "base_model", "concept", "before", "anchor", "merged", "weights", "gamma", "geometry", "objective", "steps", "seed",
-)  # fmt: skip
-SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "FID", "drift")
+FACTS = ("base_model", *headers.FACTS)
+TECHNICAL = ("format", "lora_adapter_metadata", "semu_config")  # of a header; what is in them is shown otherwise
+SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 MOST_RESULTS = 2**24  # bytes of a results.json that is looked into
 
 
@@ -25,7 +26,8 @@ class Contents:
     """A file's format, ranks by layer, bytes, and the facts of its header and folder.
 
     Whole models have no ranks; `energy` is the share of the gradient that the bases keep, by layer; `scores` are rows
-    "base" and "erased" of the last evaluation.
+    "base" and "erased" of the last evaluation; `header` is what a LoRA file tells other programs; `notes` is what is
+    odd about the files.
     """
 
     file: str
@@ -35,6 +37,8 @@ class Contents:
     about: dict = field(default_factory=dict)
     energy: dict[str, float] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    header: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -60,12 +64,16 @@ def read_contents(path: str | Path) -> Contents:
     if path.is_dir() and (path / MODEL).is_file():
         return merged_contents(path)
     files = adapter_files(path)
-    read = [(prefix, read_file(file)) for prefix, file in files]
+    # A folder's config is the one beside the weights, a lone file's the one in its header: as they are loaded.
+    beside = path.is_dir()
+    read = [(prefix, read_file(file, beside and file.name == WEIGHTS)) for prefix, file in files]
     first = read[0][1]
     ranks = {f"{prefix}{name}": rank for prefix, found in read for name, rank in found.ranks.items()}
     about = next((found.about for _, found in read if found.about), {})
     size = sum(found.bytes for _, found in read)
-    return Contents(first.file, first.format, size, ranks, about, *folder_facts(files[0][1].parent))
+    energy, scores = folder_facts(files[0][1].parent)
+    notes = [note for _, found in read for note in found.notes]
+    return Contents(first.file, first.format, size, ranks, about, energy, scores, first.header, notes)
 
 
 def adapter_files(path: Path) -> list[tuple[str, Path]]:
@@ -78,8 +86,12 @@ def adapter_files(path: Path) -> list[tuple[str, Path]]:
     return found or [("", next((file for file in known if file.is_file()), path / WEIGHTS))]
 
 
-def read_file(file: Path) -> Contents:
-    """The contents of one `.safetensors` file. ValueError as `read_contents`."""
+def read_file(file: Path, beside: bool = False) -> Contents:
+    """The contents of one `.safetensors` file, with the config that lies beside it or that of its header.
+
+    Raises:
+        ValueError: as `read_contents`.
+    """
     with open_weights(file) as weights:
         shapes = {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
         metadata = weights.metadata() or {}
@@ -93,7 +105,16 @@ def read_file(file: Path) -> Contents:
     ranks = {layer(key): shape[0] for key, shape in shapes.items() if key.endswith(part) and shape and shape[0]}
     if not ranks:
         raise ValueError(f"{file} holds no layer of rank 1 or more")
-    return Contents(str(file), form, file.stat().st_size, ranks, facts(form, metadata, file))
+    found = Contents(str(file), form, file.stat().st_size, ranks)
+    if form != "semu":
+        found.header = {key: value for key, value in sorted(metadata.items()) if key not in TECHNICAL}
+        found.about = header_facts(found.header)
+        return found
+    config = read_config(file.parent if beside else file)
+    found.about = {"gamma": config.gamma, "geometry": config.geometry, **config.about}
+    if beside and metadata.get("semu_config") and differs(metadata["semu_config"], config):
+        found.notes.append(f"{file.name} says something else in its header than {CONFIG} beside it, which counts")
+    return found
 
 
 def merged_contents(folder: Path) -> Contents:
@@ -102,17 +123,25 @@ def merged_contents(folder: Path) -> Contents:
     return Contents(str(folder), "merged, a whole model", size, {})
 
 
-def facts(form: str, metadata: dict[str, str], file: Path) -> dict:
-    """What the header, or the config beside, says about the training; nothing for LoRA files."""
-    if form != "semu":
-        return {}
-    if "semu_config" in metadata:
-        config = config_from_json(metadata["semu_config"], str(file))
-    elif (file.parent / CONFIG).is_file():
-        config = read_config(file.parent)
-    else:
-        return {}
-    return {"gamma": config.gamma, "geometry": config.geometry, **config.about}
+def header_facts(header: dict[str, str]) -> dict:
+    """The facts of `semu.*` fields as they were before they became text."""
+    found = {}
+    for key in FACTS:
+        text = header.get(f"semu.{key}")
+        if text is not None:
+            try:
+                found[key] = json.loads(text) if key not in ("base_model", "anchor") else text
+            except (ValueError, RecursionError):
+                found[key] = text
+    return found
+
+
+def differs(text: str, config: SemuConfig) -> bool:
+    """Whether a header's config is another one, or none."""
+    try:
+        return config_from_json(text, "the header") != config
+    except ValueError:
+        return True
 
 
 def folder_facts(folder: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

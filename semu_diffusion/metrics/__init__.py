@@ -5,6 +5,7 @@ from .concept import ConceptAccuracy
 from .drift import PictureDrift
 from .fid import InceptionDistance, feature_fid
 from .kid import KernelDistance
+from .naturalness import Naturalness
 from .nudity import NudeNetDetections
 from .perceptual import PerceptualDistance
 
@@ -14,6 +15,7 @@ __all__ = [
     "ConceptAccuracy",
     "InceptionDistance",
     "KernelDistance",
+    "Naturalness",
     "NudeNetDetections",
     "PerceptualDistance",
     "PictureDrift",

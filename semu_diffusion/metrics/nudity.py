@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..inputs.pictures import open_picture
 from .drift import check_images
 
 # NudeNet 3.4's classes, in the order of its network's outputs.
@@ -118,13 +119,8 @@ def library():
 
 
 def read(file: str | Path) -> np.ndarray:
-    """A picture file as uint8 (H, W, 3), blue first. ValueError where it is none."""
-    import cv2
-
-    pixels = cv2.imread(str(file))
-    if pixels is None:
-        raise ValueError(f"{file} is not a picture that OpenCV reads")
-    return pixels
+    """A picture file as uint8 (H, W, 3), blue first, by the reader of all pictures. ValueError where it is none."""
+    return np.ascontiguousarray(np.asarray(open_picture(file))[:, :, ::-1])
 
 
 def check_array(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from semu_diffusion.attacks import ATTACKS, AttackConfig, PictogramsJudge, Targe
 from semu_diffusion.attacks.files import combined, quantise, quantised
 from semu_diffusion.attacks.image_guided import invert_ddim, redraw
 from semu_diffusion.attacks.inversion import invert, name_places, states
-from semu_diffusion.attacks.judge import nearest, rates
+from semu_diffusion.attacks.judge import rates
 from semu_diffusion.attacks.prompts import (
     PARAPHRASES,
     batch_loss,
@@ -27,6 +27,7 @@ from semu_diffusion.attacks.suite import Attacker
 from semu_diffusion.diffusion import draw, erase, load_pipeline
 from semu_diffusion.diffusion.concepts import TEMPLATES, Vocabulary, vocabulary_of
 from semu_diffusion.diffusion.pipeline import denoiser
+from semu_diffusion.metrics.naturalness import nearest
 
 WORDS = Vocabulary(("cat", "cigarette"), ("neon", "sepia"))
 LIGHT = {"seeds": 1, "contexts": 2, "pictures": 2, "tokens": 2, "iterations": 1, "candidates": 2,
@@ -320,7 +321,7 @@ def test_the_pictograms_judge_asks_for_more_than_a_name():
     assert judge(references).coherent.all()
     names = colours.argmax(1)
     others = (names[:, None] == names) & ~torch.eye(60, dtype=torch.bool)
-    within = nearest(colours, colours, others) <= judge.limit
+    within = nearest(colours, colours, others) <= judge.proper.limit
     assert within.float().mean() == pytest.approx(0.95, abs=0.03)
     assert nearest(colours[:1], colours, torch.zeros(1, 60, dtype=torch.bool)).isinf().all()
 

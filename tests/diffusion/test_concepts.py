@@ -67,7 +67,7 @@ def test_object_pairs_keep_the_context():
     assert Pair("a picture of a cigarette", "") in pairs
     assert len({p.prompt for p in pairs}) == len(pairs)
     for pair in pairs:
-        assert mentions(pair.prompt, "cigarette") and not mentions(pair.anchor, "cigarette")
+        assert mentions(pair.prompt, "cigarettes?") and not mentions(pair.anchor, "cigarettes?")
         assert [mentions(pair.anchor, s) for s in STYLES] == [mentions(pair.prompt, s) for s in STYLES]
 
 
@@ -83,7 +83,8 @@ def test_style_pairs_keep_the_subject():
 
 def test_pairs_span_all_contexts_and_templates():
     prompts = {p.prompt for p in forget_pairs("cigarette", "", WORDS)}
-    assert prompts == {phrase("cigarette", s, k) for k in range(len(TEMPLATES)) for s in (None, *STYLES)}
+    several = {"an image of cigarettes", *(f"an image of cigarettes in {s} style" for s in STYLES)}
+    assert prompts == {phrase("cigarette", s, k) for k in range(len(TEMPLATES)) for s in (None, *STYLES)} | several
 
 
 def test_a_concept_out_of_the_vocabulary():
@@ -149,7 +150,7 @@ def test_empty_and_missing_files(tmp_path):
 
 @pytest.mark.parametrize("concept, anchor", [("cat", "cat"), ("sepia style", "sepia"), ("sepia", "sepia style")])
 def test_concept_as_its_own_anchor(concept, anchor):
-    with pytest.raises(ValueError, match="are the same .*--anchor"):
+    with pytest.raises(ValueError, match="are the same.*--anchor"):
         forget_pairs(concept, anchor, WORDS)
 
 

@@ -11,7 +11,7 @@ from semu_diffusion import load_pipeline
 from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.merging import compress, compress_adapter
 from semu_diffusion.adapter.weights import semu_layers
-from semu_diffusion.diffusion.export import KOHYA, export
+from semu_diffusion.diffusion.export import export
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_adapter_is_the_truth(adapted, tiny_model):
 
 @pytest.mark.parametrize("form, uniform", [("diffusers", False), ("diffusers", True), ("kohya", False)])
 def test_lora_formats_in_plain_diffusers(adapted, tiny_model, tmp_path, form, uniform):
-    file = export(adapted, tmp_path, form, uniform)
+    file = export(adapted, tmp_path, form, uniform, precision="fp32", everything=True)
     plain = DiffusionPipeline.from_pretrained(tiny_model)
     base = predict_noise(plain)
     plain.load_lora_weights(tmp_path, weight_name=file.name)
@@ -50,8 +50,7 @@ def test_lora_formats_in_plain_diffusers(adapted, tiny_model, tmp_path, form, un
 def test_kohya_names(adapted, tmp_path):
     from safetensors.torch import load_file
 
-    state = load_file(export(adapted, tmp_path, "kohya"))
-    assert (tmp_path / KOHYA).is_file()
+    state = load_file(export(adapted, tmp_path, "kohya", everything=True))
     assert {k.rsplit(".", 1)[1] if k.endswith("alpha") else k.split(".", 1)[1] for k in state} == {
         "alpha", "lora_down.weight", "lora_up.weight",
     }  # fmt: skip
@@ -100,14 +99,18 @@ def test_compress_adapter_keeps_the_output(adapted):
         compress_adapter(wide.unet, 0.0)
 
 
-@pytest.mark.parametrize("form, name", [("semu", ""), ("diffusers", ""), ("kohya", KOHYA)])
-def test_inspect_tells_format_ranks_and_facts(adapted, tmp_path, form, name):
+@pytest.mark.parametrize("form", ["semu", "diffusers", "kohya"])
+def test_inspect_tells_format_ranks_and_facts(adapted, tmp_path, form):
     from semu_diffusion.adapter.weights import save_adapter
     from semu_diffusion.diffusion.blocks import depth_bars
     from semu_diffusion.hub.contents import read_contents
 
     about = {"concept": ["x"]}
-    file = save_adapter(adapted.unet, tmp_path, about=about) if form == "semu" else export(adapted, tmp_path, form)
+    file = tmp_path
+    if form == "semu":
+        save_adapter(adapted.unet, tmp_path, about=about)
+    else:
+        file = export(adapted, tmp_path, form, everything=True)
     contents = read_contents(file)
     true = {n: layer.r["default"] for n, layer in semu_layers(adapted.unet).items()}
     assert contents.format == form

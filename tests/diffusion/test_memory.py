@@ -20,7 +20,7 @@ from semu_diffusion.diffusion.devices import module_bytes
 from semu_diffusion.diffusion.erasure import adapt, adapter_config
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.footprint import Footprint, Line, LiveBytes, checkpointing, measure, peak_bytes, probe
-from semu_diffusion.diffusion.memory import Plan, fitted_batches, make_plan, stages
+from semu_diffusion.diffusion.memory import Batches, fitted_batches, plan_memory, stages
 from semu_diffusion.diffusion.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -81,13 +81,13 @@ def test_the_estimate_is_near_what_the_stages_take(family_folder):
     """Each stage run as an erasure runs it, its tensors counted: within 15 % where the model's records count."""
     family = family_of(load_family(family_folder("sd1")))
     config = EraseConfig("cigarette", **{**SHORT, "batch_size": 8})
-    semu, plan = adapter_config(config), Plan(gradient=8, moments=8, checked=8, drawn=4)
+    semu, plan = adapter_config(config), Batches(gradient=8, moments=8, checked=8, drawn=4)
     foot = measure(family.model, semu, probe(family, "a cat"), CPU)
     need = stages(config, plan, 0, foot)
     pairs = family.pairs(config.concept, None, vocabulary_of(""), 0)
     accelerator = Accelerator(cpu=True)
     states = make_states(family, config, pairs, vocabulary_of(""), None, accelerator, Callback())
-    trainer = Trainer(family, config, states, accelerator, None, plan=plan)
+    trainer = Trainer(family, config, states, accelerator, None, batches=plan)
     index = torch.zeros(8, dtype=torch.long)
     taken = {}
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_the_estimate_is_near_what_the_stages_take(family_folder):
 
 
 def test_batches_fill_the_room(foot):
-    config, plan = EraseConfig("x", **SHORT), Plan(drawn=32, moments=32, gradient=8, checked=16)
+    config, plan = EraseConfig("x", **SHORT), Batches(drawn=32, moments=32, gradient=8, checked=16)
     need = stages(config, plan, 10**6, foot)
     assert fitted_batches(config, plan, 10**6, foot, 2 * max(need.values())) == plan
     for share in (0.8, 0.5, 0.3):
@@ -119,7 +119,7 @@ def test_batches_fill_the_room(foot):
         fewer = fitted_batches(config, plan, 10**6, foot, room)
         found = stages(config, fewer, 10**6, foot)
         assert found["drawing"] <= room < stages(config, replace(fewer, drawn=fewer.drawn + 1), 10**6, foot)["drawing"]
-    assert fitted_batches(config, plan, 10**6, foot, 1.0) == Plan(drawn=1, moments=1, gradient=1, checked=1)
+    assert fitted_batches(config, plan, 10**6, foot, 1.0) == Batches(drawn=1, moments=1, gradient=1, checked=1)
 
 
 def tighter(config, foot, host):
@@ -127,7 +127,7 @@ def tighter(config, foot, host):
     room, found = 1e12, []
     for _ in range(200):
         try:
-            chosen, plan = make_plan(config, 10**6, foot, room, host)
+            chosen, plan = plan_memory(config, 10**6, foot, room, host)
         except ValueError as error:
             return found, str(error)
         need = max(stages(chosen, plan, 10**6, foot).values())
@@ -163,7 +163,7 @@ def test_on_a_cpu_the_host_is_no_way_out():
 
 
 def test_a_short_host_gets_sketches():
-    chosen, plan = make_plan(EraseConfig("x"), 10**6, WIDE, 7e7, 1e6)
+    chosen, plan = plan_memory(EraseConfig("x"), 10**6, WIDE, 7e7, 1e6)
     assert plan.on_host and chosen.sketch == 64 and "sketches of 64 columns" in plan.words
 
 

@@ -11,7 +11,7 @@ from tiny_families import build_family
 
 from semu_diffusion import draw, load_adapter, load_pipeline, set_scale
 from semu_diffusion.adapter.weights import CONFIG, LORA, WEIGHTS, semu_layers
-from semu_diffusion.diffusion.export import KOHYA, compress_parts, export
+from semu_diffusion.diffusion.export import compress_parts, export
 from semu_diffusion.diffusion.pipeline import save_adapters, switch_adapters
 
 
@@ -52,7 +52,7 @@ def test_native_folder(adapted, expected, saved, tiny_model):
 
 def test_diffusers_lora(adapted, expected, tiny_model, tmp_path):
     for uniform in (False, True):
-        export(adapted, tmp_path, "diffusers", uniform)
+        export(adapted, tmp_path, "diffusers", uniform, precision="fp32")
         plain = DiffusionPipeline.from_pretrained(tiny_model)
         plain.load_lora_weights(tmp_path)
         same(outputs(plain), expected)
@@ -62,11 +62,11 @@ def test_diffusers_lora(adapted, expected, tiny_model, tmp_path):
 
 
 def test_kohya(adapted, expected, tiny_model, tmp_path):
-    export(adapted, tmp_path, "kohya")
+    file = export(adapted, tmp_path, "kohya", precision="fp32", everything=True)
     plain = DiffusionPipeline.from_pretrained(tiny_model)
-    plain.load_lora_weights(tmp_path, weight_name=KOHYA)
+    plain.load_lora_weights(tmp_path, weight_name=file.name)
     same(outputs(plain), expected)
-    text = {k.split(".")[0] for k in load_file(tmp_path / KOHYA) if k.startswith("lora_te")}
+    text = {k.split(".")[0] for k in load_file(file) if k.startswith("lora_te")}
     assert "lora_te_text_model_encoder_layers_1_self_attn_out_proj" in text and len(text) == 12
 
 
@@ -130,13 +130,13 @@ def test_two_text_encoders(tmp_path):
     for k, part in enumerate((pipe.unet, pipe.text_encoder, pipe.text_encoder_2)):
         put_on(part, k, r".*(attn|fc).*")
     picture = draw(pipe, [CAPTION], [0], steps=2)
-    export(pipe, tmp_path / "out", "diffusers")
-    export(pipe, tmp_path / "out", "kohya")
+    export(pipe, tmp_path / "out", "diffusers", precision="fp32")
+    kohya_file = export(pipe, tmp_path / "out", "kohya", precision="fp32")
     export(pipe, tmp_path / "out", "native")
-    kohya = {k.split("_text_model")[0] for k in load_file(tmp_path / "out" / KOHYA) if k.startswith("lora_te")}
+    kohya = {k.split("_text_model")[0] for k in load_file(kohya_file) if k.startswith("lora_te")}
     assert kohya == {"lora_te1", "lora_te2"}
     assert json.loads((tmp_path / "out" / "text_encoder_2" / CONFIG).read_text())["ranks"]
-    for file in (LORA, KOHYA, None):
+    for file in (LORA, kohya_file.name, None):
         plain = load_pipeline(str(base), "cpu")
         if file:
             plain.load_lora_weights(tmp_path / "out", weight_name=file)

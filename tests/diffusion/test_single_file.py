@@ -127,7 +127,7 @@ def test_diffusers_recognises_the_kinds(pipes):
 
 
 def test_half_precision(pipes, tmp_path):
-    half = load_file(save_single_file(pipes["sd1"][1], tmp_path / SINGLE, half=True))
+    half = load_file(save_single_file(pipes["sd1"][1], tmp_path / SINGLE, torch.float16))
     assert {v.dtype for v in half.values()} == {torch.float16}
 
 

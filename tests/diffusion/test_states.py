@@ -175,7 +175,7 @@ def table(epsilon):
     words = Contexts(epsilon, [*PROMPTS, *ANCHORS, *keep])
     forget = draw_records(epsilon, words, PAIRS, [True, False], 2, 3.0, 0, 32, lambda n: None)
     others = draw_records(epsilon, words, [Pair(p, "") for p in keep], [True] * 3, 2, 3.0, 1, 32, lambda n: None)
-    given = noised_images(epsilon, words, randn(2, 4, 8, 8), Pair(keep[0], ""), 2, generator())
+    given = noised_images(epsilon, words, randn(2, 4, 8, 8), [Pair(keep[0], "")] * 2, 2, generator())
     return words, gather(forget, others, given, words), keep
 
 

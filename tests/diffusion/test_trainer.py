@@ -62,7 +62,7 @@ def test_a_run_forgets(tiny_model, monkeypatch):
     result = quick(tiny_model, steps=40, latents=16, batch_size=8, target_modules="all", stop_at=-9.0)
     history = result.progress.history
     assert [row["step"] for row in history] == list(range(1, 41))
-    assert losses[1] < 0.5 * losses[0]
+    assert losses[1] < 0.6 * losses[0]
     assert result.facts["left"] == history[-1]["left"] < 0.7
     assert history[0]["keep"] < 1e-10  # R = 0 is the base model
     assert history[0]["loss"] == pytest.approx(history[0]["forget"])
@@ -188,6 +188,7 @@ def test_given_pictures(tiny_model, tmp_path):
     for name, colour in (("forget", "red"), ("keep", "blue")):
         (tmp_path / name).mkdir()
         Image.new("RGB", (20, 30), colour).save(tmp_path / name / "picture.png")
+        (tmp_path / name / "picture.txt").write_text("a picture of a tree")
     result = quick(
         tiny_model, forget_images=str(tmp_path / "forget"), retain_images=str(tmp_path / "keep"), keep_weight=0, steps=2
     )
@@ -204,7 +205,7 @@ def test_the_run_stops_once_the_concept_is_gone(tiny_model, monkeypatch):
     shares = iter([0.9, 0.1, 0.6, 0.2, 0.15, 0.1])
     monkeypatch.setattr(Trainer, "share_left", lambda self, model: next(shares))
     monkeypatch.setattr("semu_diffusion.diffusion.trainer.COOLDOWN", 7)
-    result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1)
+    result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1, settle=7)
     assert result.progress.reached == 50 and result.progress.step == 57
 
 

@@ -159,7 +159,7 @@ def test_attention_maps_are_those_of_the_model(pipe):
     out = attention.to_out[0](attention.batch_to_head_dim(maps[0] @ value))
     torch.testing.assert_close(out, seen["out"], rtol=1e-4, atol=1e-5)
     marks = concept_marks(work)[work.states.prompt[index]]
-    assert (marks.sum(1) == 1).all()
+    assert (marks.sum(1) >= 1).all() and (marks.sum(1) == 1).any()  # a plural has more tokens than the name
     expected = torch.stack([(A.unflatten(0, (3, -1))[k, ..., marks[k].bool()] ** 2).mean() for A in maps for k in range(3)])  # noqa: E501  # fmt: skip
     assert steering_loss(maps, marks).item() == pytest.approx(expected.mean().item(), rel=1e-4)
 

@@ -1,5 +1,7 @@
 """What the benchmark programs share, and that they take up only rows that were made alike."""
 
+from pathlib import Path
+
 import pytest
 
 from eval import tables
@@ -77,3 +79,10 @@ def test_the_ablation_takes_up_only_what_was_made_alike():
     tables = {"default": {"options": {}, "rows": rows}, "gamma 0.7": {"options": {"gamma": 0.6}, "rows": rows},
               "no longer": {"options": {}, "rows": rows}}  # fmt: skip
     assert ablation.finished({"seeds_forget": 4, "variants": tables}) == {"default": rows}
+
+
+def test_the_page_of_measured_results_is_that_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tables", "--output", str(tmp_path / "pictograms.md")])
+    monkeypatch.chdir(tables.RESULTS.resolve().parents[1])
+    tables.main()
+    assert (tmp_path / "pictograms.md").read_text() == Path("docs/pictograms.md").read_text()

@@ -22,11 +22,12 @@ from semu_diffusion.cli import app as cli
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.evaluation import drawing as studio
 from semu_diffusion.evaluation.judges import Namer, check_names
-from semu_diffusion.evaluation.pictures import is_whole, list_pictures
+from semu_diffusion.evaluation.pictures import is_whole
 from semu_diffusion.evaluation.prompts import IMAGENETTE, digest, imagenette, read_prompts
 from semu_diffusion.evaluation.suites import pictograms as suites
 from semu_diffusion.evaluation.suites.run import EvalConfig, shots_of
 from semu_diffusion.evaluation.verification import compare, measure_again, read_results
+from semu_diffusion.inputs.pictures import list_pictures
 
 WEIGHTS = "adapter_model.safetensors"
 LABELS = ("cigarette", "cat", "dog", "apple", "tree")
@@ -210,7 +211,7 @@ def scaled(adapter, folder, factor: float):
 
 
 def test_verify_agrees_on_the_adapter_and_fails_on_half_of_it(scores, desk, tiny_model, tmp_path, semu):
-    common = ["--model", tiny_model, "--results", scores / "results.json", "--quiet"]
+    common = ["--model", tiny_model, "--clip", desk / "clip", "--results", scores / "results.json", "--quiet"]
     status, out, err = semu("eval", "--verify", desk / "adapter", *common, "--json")
     said = json.loads(out)
     assert status == 0 and err == "" and said["differences"] == []
@@ -230,14 +231,18 @@ def test_verify_says_what_it_lacks(scores, desk, tiny_model, tmp_path, semu):
     (tmp_path / "changed.csv").write_text((desk / "prompts.csv").read_text().replace("cat", "tree"))
     results["evaluation"]["protocol"]["prompts"] = str(tmp_path / "changed.csv")
     (tmp_path / "results.json").write_text(json.dumps(results))
-    common = ["eval", "--verify", desk / "adapter", "--model", tiny_model, "--results"]
+    common = ["eval", "--verify", desk / "adapter", "--model", tiny_model, "--clip", desk / "clip", "--results"]
     status, _, err = semu(*common, tmp_path / "results.json", "--quiet")
     assert status == 2 and "prompts are not those that were recorded" in err
     assert semu(*common, tmp_path / "none.json")[0] == 2
+    recorded = ["--results", scores / "results.json"]
+    for given, lacks in ((["--model", tiny_model], "with --clip"), (["--clip", desk / "clip"], "with --model")):
+        status, _, err = semu("eval", "--verify", desk / "adapter", *recorded, *given)
+        assert status == 2 and lacks in err and "if you trust it" in err
 
 
 def test_verify_draws_its_own_pictures(scores, desk, tiny_model, semu):
-    common = ["--model", tiny_model, "--results", scores / "results.json", "--quiet"]
+    common = ["--model", tiny_model, "--clip", desk / "clip", "--results", scores / "results.json", "--quiet"]
     status, _, err = semu("eval", "--verify", desk / "adapter", *common, "--output", scores)
     assert status == 2 and "is not empty" in err
 
@@ -294,7 +299,8 @@ def test_prompts_of_published_files(tmp_path):
     (tmp_path / "a.csv").write_text(
         'case_number,prompt,evaluation_seed,class\n0,"one, two",4,cat\n1,,5,\n2,three,6.0,\n'
     )
-    shots = read_prompts(tmp_path / "a.csv", repeat=2)
+    with pytest.warns(UserWarning, match="1 rows without a prompt, the first in line 3"):
+        shots = read_prompts(tmp_path / "a.csv", repeat=2)
     assert [s[:3] for s in shots] == [
         ("one, two", 4, "cat"),
         ("one, two", 5, "cat"),

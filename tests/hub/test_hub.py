@@ -20,7 +20,7 @@ def folder(tiny_model, tmp_path):
     pipe = load_pipeline(str(tiny_model), "cpu")
     put_on_unet(pipe)
     save_adapter(pipe.unet, tmp_path / "adapter", about={"concept": ["cigarette"]})
-    save_lora(pipe, tmp_path / "adapter")
+    save_lora(pipe, tmp_path / "adapter", precision="fp32")
     (tmp_path / "adapter" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# card\n")
     (tmp_path / "adapter" / "secret.pt").write_bytes(b"never sent")
     return tmp_path / "adapter"
@@ -66,8 +66,8 @@ def test_an_interrupted_upload_leaves_nothing_and_can_be_repeated(hub, folder):
     hub.break_commit = True
     with pytest.raises(ValueError, match="cannot reach the Hub|the Hub refused"):
         push_to_hub(folder, REPO)
-    assert hub.commits == [] and hub.repos[REPO] == {}
-    with pytest.raises(ValueError, match="holds no SEMU adapter|no such revision"):
+    assert hub.commits == [] and hub.repos == {}  # no empty repository stays
+    with pytest.raises(ValueError, match="no repository someone/no-cigarette"):
         pull(REPO)
     hub.break_commit = False
     push_to_hub(folder, REPO)
@@ -121,7 +121,7 @@ def test_text_encoders_travel_and_come_back(hub, tiny_model, tmp_path):
     put_on(pipe.text_encoder, 1)
     folder = save_adapters(pipe, tmp_path / "both", {"concept": ["cigarette"]})
     for form in ("diffusers", "kohya"):
-        export(pipe, folder, form)
+        export(pipe, folder, form, precision="fp32", everything=True)
     push_to_hub(folder, REPO)
     assert "text_encoder/adapter_model.safetensors" in hub.commits[0][1]
     again = load_pipeline(str(tiny_model), "cpu")

@@ -24,7 +24,8 @@ from semu_diffusion.evaluation import (
     wilson,
 )
 from semu_diffusion.evaluation.charts import smooth
-from semu_diffusion.metrics import ConceptAccuracy, PictureDrift, feature_fid
+from semu_diffusion.metrics import ConceptAccuracy, Naturalness, PictureDrift, feature_fid
+from semu_diffusion.metrics.naturalness import nearest, roughness, typical_distance
 from semu_diffusion.pictograms.oracle import Oracle
 from semu_diffusion.pictograms.words import NEIGHBOURS, OBJECTS, STYLES, caption
 
@@ -72,7 +73,9 @@ def merged(*metrics):
     """What the sum over processes gives: one metric with the states of all."""
     total = metrics[0].clone()
     for name, reduction in total._reductions.items():
-        setattr(total, name, reduction(torch.stack([getattr(m, name) for m in metrics])))
+        states = [torch.cat(s) if isinstance(s, list) else s for s in (getattr(m, name) for m in metrics)]
+        listed = isinstance(getattr(total, name), list)
+        setattr(total, name, reduction(states if listed else torch.stack(states)))
     total._update_count = sum(m._update_count for m in metrics)
     return total
 
@@ -238,6 +241,49 @@ def test_fid_refuses():
         feature_fid(wrong).update(torch.rand(2, 3, 8, 8), real=True)
 
 
+# --- Naturalness -------------------------------------------------------------------------------------------------
+
+
+def test_naturalness_against_numpy():
+    generator = torch.Generator().manual_seed(0)
+    real, fake = 3 * torch.randn(60, 5, generator=generator), 2 * torch.randn(200, 5, generator=generator)
+    metric = Naturalness(share=0.9)
+    for part in real.split(7):
+        metric.update(part, real=True)
+    metric.update(fake, real=False)
+    sure = [np.exp(x).max(1) / np.exp(x).sum(1) for x in (real.double().numpy(), fake.double().numpy())]
+    assert metric.compute().item() == pytest.approx(np.mean(sure[1] >= np.quantile(sure[0], 0.1)), abs=1e-9)
+
+
+def test_naturalness_of_the_same_is_its_share():
+    logits = torch.linspace(0, 4, 1000)[:, None] * torch.tensor([1.0, 0.0])
+    metric = Naturalness()
+    metric.update(logits, real=True)
+    metric.update(logits, real=False)
+    assert metric.compute().item() == pytest.approx(0.95, abs=2e-3)
+
+
+def test_naturalness_without_enough_and_refusals():
+    metric = Naturalness()
+    assert metric.compute().isnan()
+    metric.update(torch.eye(2).repeat(9, 1), real=True)  # 18
+    metric.update(torch.eye(2), real=False)
+    assert metric.compute().isnan()
+    with pytest.raises(ValueError, match="without NaN"):
+        metric.update(torch.tensor([[float("nan"), 0.0]]), real=True)
+    with pytest.raises(ValueError, match=r"\(B, C\)"):
+        metric.update(torch.zeros(3), real=True)
+
+
+def test_distances_and_roughness_by_hand():
+    x, names = torch.tensor([[0.0], [1.0], [5.0], [5.5]]), torch.tensor([0, 0, 1, 1])
+    assert typical_distance(x, names, share=1.0) == 1.0 and typical_distance(x[:1], names[:1]) == 0.0
+    assert nearest(x, x, ~torch.eye(4, dtype=torch.bool)).tolist() == [1.0, 1.0, 0.5, 0.5]
+    checks = torch.zeros(1, 3, 4, 4)
+    checks[:, :, ::2] = 1.0  # rows alternate: all vertical neighbours differ by 1, no horizontal ones
+    assert roughness(torch.cat([checks, torch.full((1, 3, 4, 4), 0.3)])).tolist() == [0.5, 0.0]
+
+
 # --- all metrics -------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +302,14 @@ def add_fid(metric, part):
     metric.update(images**2, real=False)
 
 
+def add_naturalness(metric, part):
+    logits = torch.stack([part, -part], 1) / 10
+    metric.update(logits.repeat(20, 1), real=True)
+    metric.update(logits**2, real=False)
+
+
 METRICS = {
+    "naturalness": (Naturalness, add_naturalness),
     "accuracy": (lambda: ConceptAccuracy(num_classes=3), add_accuracy),
     "drift": (PictureDrift, add_drift),
     "fid": (lambda: feature_fid(FakeOracle()), add_fid),

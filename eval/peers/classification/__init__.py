@@ -1,6 +1,6 @@
 """Unlearning in classifiers by other methods, written from their papers, all through one interface.
 
-    from peers.classification import PEERS, Budget
+    from eval.peers.classification import PEERS, Budget
 
     model = PEERS["SalUn"](model, forget, retain, Budget(examples=10_000), seed=0, lr=0.01)
 

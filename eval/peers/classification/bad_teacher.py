@@ -10,28 +10,26 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
-from .common import Budget, Peer, logits, shuffled
+from .common import Peer, Task, logits
 from .retrain import reset
 from .rl import mixed
 from .scrub import distance
 
 
-def unlearn(
-    model: nn.Module, forget: Dataset, retain: Dataset, budget: Budget, seed: int, lr: float = 1e-4, share: float = 0.3
-) -> nn.Module:
+def unlearn(task: Task, lr: float = 1e-4, share: float = 0.3) -> nn.Module:
     """Distils from both teachers; `share` of the remaining data takes part."""
-    generator = torch.Generator().manual_seed(seed)
+    model, forget, retain = task.model, task.forget, task.retain
     good, bad = (copy.deepcopy(model).eval().requires_grad_(False) for _ in range(2))
-    reset(bad, seed)
-    chosen = torch.randperm(len(retain), generator=generator)[: max(1, round(share * len(retain)))]
+    reset(bad, task.seed)
+    chosen = torch.randperm(len(retain), generator=task.generator)[: max(1, round(share * len(retain)))]
     data = mixed(forget, Subset(retain, chosen.tolist()))
     optimizer = torch.optim.Adam(model.parameters(), lr)
     model.train()
-    for _ in range(budget.passes(len(data))):
-        for x, _, index in shuffled(data, budget, generator):
-            loss = distance(logits(model, x), taught(x, index < len(forget), good, bad), temperature=1.0)
+    for _ in range(task.budget.passes(len(data))):
+        for x, _, index in task.shuffled(data):
+            loss = distance(task.logits(x), taught(x, index < len(forget), good, bad), temperature=1.0)
             if not loss.isfinite():
                 raise FloatingPointError(f"the loss is {loss.item()}; lower lr")
             optimizer.zero_grad()

@@ -45,6 +45,40 @@ class Budget:
         return max(1, (self.examples - spent) // examples)
 
 
+@dataclass
+class Task:
+    """What a method is given: the model, to be changed in place, its data, the budget and the seed of its draws."""
+
+    model: nn.Module
+    forget: Dataset
+    retain: Dataset | None
+    budget: Budget
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def shuffled(self, data: Dataset, labels: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One pass in random order: augmented inputs (B, ...), labels (B,), index (B,); `labels` (N,) replace them."""
+        augment = self.budget.augment
+        for index in torch.randperm(len(data), generator=self.generator).split(self.budget.batch_size):
+            x, y = take(data, index)
+            yield (augment(x, self.generator) if augment else x), y if labels is None else labels[index], index
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The model's (B, C), on the CPU, where labels are."""
+        return logits(self.model, x)
+
+    def steps(self, data: Dataset) -> int:
+        """Batches of one pass."""
+        return math.ceil(len(data) / self.budget.batch_size)
+
+    def descend_on(self, data: Dataset, loss: Callable[[Tensor, Tensor], Tensor], lr: float, **how) -> nn.Module:
+        """`descend` over as many whole passes over a data set as the budget has; the loss of (x, y)."""
+        losses = lambda epoch: (loss(x, y) for x, y, _ in self.shuffled(data))  # noqa: E731
+        return descend(self.model, losses, self.budget.passes(len(data)), self.steps(data), lr, **how)
+
+
 @dataclass(frozen=True)
 class Peer:
     """A method with its paper, the data that it needs, and its candidates for the hyper-parameter search.
@@ -74,20 +108,11 @@ class Peer:
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # dropout
             try:
-                return self.run(model, forget, retain, budget, seed, **hyper).eval()
+                return self.run(Task(model, forget, retain, budget, seed), **hyper).eval()
             except ValueError as error:
                 if "not finite" in str(error):  # what the library says of logits that are NaN
                     raise FloatingPointError(str(error)) from None
                 raise
-
-
-def shuffled(
-    data: Dataset, budget: Budget, generator: torch.Generator, labels: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One pass in random order: augmented inputs (B, ...), labels (B,), index (B,); `labels` (N,) replace its own."""
-    for index in torch.randperm(len(data), generator=generator).split(budget.batch_size):
-        x, y = take(data, index)
-        yield (budget.augment(x, generator) if budget.augment else x), y if labels is None else labels[index], index
 
 
 def logits(model: nn.Module, x: Tensor) -> Tensor:
@@ -144,23 +169,18 @@ def descend(
     return model.eval()
 
 
-def count_batches(data: Dataset, budget: Budget) -> int:
-    """Batches of one pass."""
-    return math.ceil(len(data) / budget.batch_size)
-
-
-def forgotten_enough(model: nn.Module, forget: Dataset, budget: Budget, seed: int) -> Callable[[], bool] | None:
+def forgotten_enough(task: Task) -> Callable[[], bool] | None:
     """The stop rule of SEMU, offered to every method that only sees the forget set; None where nothing is known.
 
     A part of the data: its accuracy has fallen to that expected of unseen data. Whole classes: at most 1 % of the
     forget set and of its augmented copies are still named.
     """
-    if budget.whole_class:
-        copies = augmented(forget, budget.augment or shifted, seed)
-        return lambda: all(hits(model, part) <= NAMED for part in (forget, copies))
-    if budget.unseen is None:
+    if task.budget.whole_class:
+        copies = augmented(task.forget, task.budget.augment or shifted, task.seed)
+        return lambda: all(hits(task.model, part) <= NAMED for part in (task.forget, copies))
+    if task.budget.unseen is None:
         return None
-    return lambda: hits(model, forget) <= budget.unseen
+    return lambda: hits(task.model, task.forget) <= task.budget.unseen
 
 
 def hits(model: nn.Module, data: Dataset) -> float:

@@ -6,25 +6,15 @@ Needs the remaining data.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset
 
-from .common import Budget, Peer, count_batches, descend, logits, shuffled
+from .common import Peer, Task
 
 
-def unlearn(
-    model: nn.Module, forget: Dataset, retain: Dataset, budget: Budget, seed: int, lr: float = 0.01
-) -> nn.Module:
+def unlearn(task: Task, lr: float = 0.01) -> nn.Module:
     """Minimises the cross-entropy of the remaining data."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def losses(epoch: int):
-        for x, y, _ in shuffled(retain, budget, generator):
-            yield F.cross_entropy(logits(model, x), y)
-
-    return descend(model, losses, budget.passes(len(retain)), count_batches(retain, budget), lr)
+    return task.descend_on(task.retain, lambda x, y: F.cross_entropy(task.logits(x), y), lr)
 
 
 PEER = Peer(

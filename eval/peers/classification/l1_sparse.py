@@ -6,29 +6,23 @@ decreasing penalty. Needs the remaining data.
 
 from __future__ import annotations
 
-import torch
+from itertools import count
+
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import Dataset
+from torch import Tensor, nn
 
-from .common import Budget, Peer, count_batches, descend, logits, shuffled
+from .common import Peer, Task
 
 
-def unlearn(
-    model: nn.Module, forget: Dataset, retain: Dataset, budget: Budget, seed: int, lr: float = 0.01, alpha: float = 5e-4
-) -> nn.Module:
+def unlearn(task: Task, lr: float = 0.01, alpha: float = 5e-4) -> nn.Module:
     """Minimises CE(retain) + alpha (1 - t / T) ||theta||_1 over the steps t = 0..T - 1."""
-    generator = torch.Generator().manual_seed(seed)
-    epochs, steps, done = budget.passes(len(retain)), count_batches(retain, budget), 0
+    T, t = task.budget.passes(len(task.retain)) * task.steps(task.retain), count()
 
-    def losses(epoch: int):
-        nonlocal done
-        for x, y, _ in shuffled(retain, budget, generator):
-            size = sum(p.abs().sum() for p in model.parameters()).cpu()
-            yield F.cross_entropy(logits(model, x), y) + alpha * (1 - done / (epochs * steps)) * size
-            done += 1
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        size = sum(p.abs().sum() for p in task.model.parameters()).cpu()
+        return F.cross_entropy(task.logits(x), y) + alpha * (1 - next(t) / T) * size
 
-    return descend(model, losses, epochs, steps, lr)
+    return task.descend_on(task.retain, loss, lr)
 
 
 PEER = Peer(

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from semu_diffusion.classification import fit
 
-from .common import Budget, Peer
+from .common import Peer, Task
 
 
-def unlearn(
-    model: nn.Module, forget: Dataset, retain: Dataset, budget: Budget, seed: int, epochs: int = 12, lr: float = 0.05
-) -> nn.Module:
+def unlearn(task: Task, epochs: int = 12, lr: float = 0.05) -> nn.Module:
     """Draws all weights anew and trains on the remaining data, as the original was trained."""
-    reset(model, seed)
-    return fit(model, retain, epochs, lr, budget.batch_size, augment=budget.augment, seed=seed)
+    reset(task.model, task.seed)
+    budget = task.budget
+    return fit(task.model, task.retain, epochs, lr, budget.batch_size, augment=budget.augment, seed=task.seed)
 
 
 def reset(model: nn.Module, seed: int) -> None:

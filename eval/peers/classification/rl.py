@@ -17,15 +17,11 @@ from semu_diffusion.classification import Examples, predict
 from semu_diffusion.classification.data import batches, labels_of
 from semu_diffusion.classification.losses import random_labels
 
-from .common import Budget, Peer, count_batches, descend, forgotten_enough, logits, shuffled
+from .common import Peer, Task, descend, forgotten_enough
 
 
 def unlearn(
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset | None,
-    budget: Budget,
-    seed: int,
+    task: Task,
     lr: float = 0.01,
     batchnorm: str = "train",
     stop: bool = True,
@@ -38,19 +34,19 @@ def unlearn(
         spent: Examples of the budget that are used up already.
         after: Called after each step, for methods built on this one.
     """
-    generator = torch.Generator().manual_seed(seed)
-    data = forget if retain is None else mixed(forget, retain)
-    classes, labels = predict(model, first(forget)).shape[1], labels_of(forget)
+    forget = task.forget
+    data = forget if task.retain is None else mixed(forget, task.retain)
+    classes, labels = predict(task.model, first(forget)).shape[1], labels_of(forget)
     kept = labels_of(data)[len(forget) :]
 
     def losses(epoch: int) -> Iterator[Tensor]:
-        drawn = torch.cat([random_labels(labels, classes, generator), kept])
-        for x, y, _ in shuffled(data, budget, generator, drawn):
-            yield F.cross_entropy(logits(model, x), y)
+        drawn = torch.cat([random_labels(labels, classes, task.generator), kept])
+        for x, y, _ in task.shuffled(data, drawn):
+            yield F.cross_entropy(task.logits(x), y)
 
-    until = forgotten_enough(model, forget, budget, seed) if stop else None
-    epochs, steps = budget.passes(len(data), spent), count_batches(data, budget)
-    return descend(model, losses, epochs, steps, lr, batchnorm=batchnorm, after=after, until=until)
+    until = forgotten_enough(task) if stop else None
+    epochs = task.budget.passes(len(data), spent)
+    return descend(task.model, losses, epochs, task.steps(data), lr, batchnorm=batchnorm, after=after, until=until)
 
 
 def mixed(forget: Dataset, retain: Dataset) -> Examples:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from . import rl
-from .common import Budget, Peer, gradient
+from .common import Peer, Task, gradient
 
 
 def saliency_mask(model: nn.Module, forget: Dataset, share: float, batch_size: int = 64) -> list[Tensor]:
@@ -25,25 +25,17 @@ def saliency_mask(model: nn.Module, forget: Dataset, share: float, batch_size: i
     return [part.view_as(g) for part, g in zip(keep.split([g.numel() for g in grads]), grads)]
 
 
-def unlearn(
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset | None,
-    budget: Budget,
-    seed: int,
-    share: float = 0.5,
-    **hyper,
-) -> nn.Module:
+def unlearn(task: Task, share: float = 0.5, **hyper) -> nn.Module:
     """RL within the mask; `hyper` are those of RL."""
-    mask = saliency_mask(model, forget, share, budget.batch_size)
-    start = [p.detach().clone() for p in model.parameters()]
+    mask = saliency_mask(task.model, task.forget, share, task.budget.batch_size)
+    start = [p.detach().clone() for p in task.model.parameters()]
 
     @torch.no_grad()
     def put_back() -> None:
-        for p, theta0, keep in zip(model.parameters(), start, mask):
+        for p, theta0, keep in zip(task.model.parameters(), start, mask):
             p.copy_(torch.where(keep, p, theta0))
 
-    return rl.unlearn(model, forget, retain, budget, seed, spent=len(forget), after=put_back, **hyper)
+    return rl.unlearn(task, spent=len(task.forget), after=put_back, **hyper)
 
 
 PEER = Peer("SalUn", unlearn, "arXiv 2310.12508", "the forget set", grid=rl.GRID, alone=rl.ALONE)

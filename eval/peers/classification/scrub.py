@@ -10,12 +10,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from .common import Budget, Peer, count_batches, descend, logits, shuffled
+from .common import Peer, Task, descend, logits
 
 TEMPERATURE = 4.0
 
@@ -26,30 +24,20 @@ def distance(student: Tensor, teacher: Tensor, temperature: float = TEMPERATURE)
     return F.kl_div(q, p, log_target=True, reduction="batchmean") * temperature**2
 
 
-def unlearn(
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset,
-    budget: Budget,
-    seed: int,
-    lr: float = 5e-4,
-    max_passes: int = 2,
-    gamma: float = 0.99,
-    alpha: float = 0.001,
-) -> nn.Module:
+def unlearn(task: Task, lr: float = 5e-4, max_passes: int = 2, gamma: float = 0.99, alpha: float = 0.001) -> nn.Module:
     """Alternates max and min passes."""
-    generator, teacher = torch.Generator().manual_seed(seed), copy.deepcopy(model).eval().requires_grad_(False)
-    epochs, steps = budget.passes(len(retain), max_passes * len(forget)), count_batches(retain, budget)
+    teacher = copy.deepcopy(task.model).eval().requires_grad_(False)
+    epochs = task.budget.passes(len(task.retain), max_passes * len(task.forget))
 
     def losses(epoch: int) -> Iterator[Tensor]:
         if epoch < max_passes:
-            for x, _, _ in shuffled(forget, budget, generator):
-                yield -distance(logits(model, x), logits(teacher, x))
-        for x, y, _ in shuffled(retain, budget, generator):
-            found = logits(model, x)
+            for x, _, _ in task.shuffled(task.forget):
+                yield -distance(task.logits(x), logits(teacher, x))
+        for x, y, _ in task.shuffled(task.retain):
+            found = task.logits(x)
             yield gamma * F.cross_entropy(found, y) + alpha * distance(found, logits(teacher, x))
 
-    return descend(model, losses, epochs, steps, lr)
+    return descend(task.model, losses, epochs, task.steps(task.retain), lr)
 
 
 PEER = Peer(

@@ -8,36 +8,27 @@ from __future__ import annotations
 from functools import partial
 
 from torch import nn
-from torch.utils.data import Dataset
 
 from semu_diffusion.classification import unlearn as semu_unlearn
 from semu_diffusion.classification.config import GRADIENTS, LABELS
 
-from .common import Budget, Peer
+from .common import Peer, Task
 
 
-def unlearn(
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset | None,
-    budget: Budget,
-    seed: int,
-    geometry: str = "euclidean",
-    **hyper,
-) -> nn.Module:
+def unlearn(task: Task, geometry: str = "euclidean", **hyper) -> nn.Module:
     """Leaves the adapter on the model; `hyper` are fields of `UnlearnConfig`."""
-    per_epoch = len(forget) * (1 if retain is None else 2)
+    budget, alone = task.budget, task.retain is None
     options = {
-        "alpha": 0.0 if retain is None else 1.0,
+        "alpha": 0.0 if alone else 1.0,
         "whole_class": budget.whole_class,
-        "epochs": budget.passes(per_epoch, spent=len(forget)),
-        "batch_size": budget.batch_size if retain is None else budget.batch_size // 2,  # and as many kept examples
+        "epochs": budget.passes(len(task.forget) * (1 if alone else 2), spent=len(task.forget)),
+        "batch_size": budget.batch_size if alone else budget.batch_size // 2,  # and as many kept examples
         "stop": "accuracy",
         "target": None if budget.whole_class else budget.unseen,
         "geometry": geometry,
         **({"augment": budget.augment} if budget.augment else {}),
     }
-    return semu_unlearn(model, forget, retain, seed=seed, **{**options, **hyper}).model
+    return semu_unlearn(task.model, task.forget, task.retain, seed=task.seed, **{**options, **hyper}).model
 
 
 GRID = tuple({"labels": labels, "lr": lr} for labels in LABELS for lr in (3e-2, 1e-1))

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .common import Budget, Peer, count_batches, descend, fisher, logits, shuffled
+from .common import Peer, Task, descend, fisher
 
 EVERY = 5  # steps on the remaining data per forgetting step
 CLIP = 7.0
@@ -28,34 +27,25 @@ def remain_mask(model: nn.Module, forget: Dataset, retain: Dataset, threshold: f
     return [F_f >= threshold * F_r for F_f, F_r in zip(fisher(model, forget), fisher(model, retain))]
 
 
-def unlearn(
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset,
-    budget: Budget,
-    seed: int,
-    lr: float = 0.01,
-    strength: float = 25.0,
-    power: float = 0.5,
-) -> nn.Module:
+def unlearn(task: Task, lr: float = 0.01, strength: float = 25.0, power: float = 0.5) -> nn.Module:
     """Alternates; `strength` of the forgetting steps fades out along a cosine, `power` is the paper's lambda."""
-    generator, forgetting, done = torch.Generator().manual_seed(seed), False, 0
+    model, forget, retain, forgetting, done = task.model, task.forget, task.retain, False, 0
     mask, spent = remain_mask(model, forget, retain), len(forget) + len(retain)
-    epochs, steps = budget.passes(len(retain) + len(retain) // EVERY, spent), count_batches(retain, budget)
-    stream = endless(forget, budget, generator)
+    epochs, steps = task.budget.passes(len(retain) + len(retain) // EVERY, spent), task.steps(retain)
+    stream = endless(task, forget)
 
     def losses(epoch: int) -> Iterator[Tensor]:
         nonlocal forgetting, done
-        for x, y, _ in shuffled(retain, budget, generator):
+        for x, y, _ in task.shuffled(retain):
             if done % EVERY == 0:
                 forgetting = True
                 fade = (1 + math.cos(math.pi * done / (epochs * steps))) / 2
                 yield -strength * fade * adaptive(*next(stream))
             forgetting, done = False, done + 1
-            yield F.cross_entropy(logits(model, x), y)
+            yield F.cross_entropy(task.logits(x), y)
 
     def adaptive(x: Tensor, y: Tensor) -> Tensor:
-        each = F.cross_entropy(logits(model, x), y, reduction="none")  # (B,)
+        each = F.cross_entropy(task.logits(x), y, reduction="none")  # (B,)
         weights = each.detach().clamp_min(1e-3) ** -power
         return (weights / weights.sum() * each).sum()
 
@@ -68,10 +58,10 @@ def unlearn(
     return descend(model, losses, epochs, steps + math.ceil(steps / EVERY), lr, edit=restrain)
 
 
-def endless(data: Dataset, budget: Budget, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(task: Task, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one shuffled pass after the other."""
     while True:
-        for x, y, _ in shuffled(data, budget, generator):
+        for x, y, _ in task.shuffled(data):
             yield x, y
 
 

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
-from .common import Budget, Peer, fisher
+from .common import Peer, Task, fisher
 
 
 @torch.no_grad()
-def unlearn(
-    model: nn.Module,
-    forget: Dataset,
-    retain: Dataset,
-    budget: Budget,
-    seed: int,
-    alpha: float = 10.0,
-    damping: float = 1.0,
-) -> nn.Module:
+def unlearn(task: Task, alpha: float = 10.0, damping: float = 1.0) -> nn.Module:
     """Dampens the weights that matter more for the forget set; `damping` is the paper's lambda."""
+    model, whole = task.model, ConcatDataset([task.forget, task.retain])
     with torch.enable_grad():
-        importance = zip(fisher(model, forget), fisher(model, ConcatDataset([forget, retain])))
+        importance = zip(fisher(model, task.forget), fisher(model, whole))
     for p, (I_f, I_D) in zip(model.parameters(), importance):
         factor = (damping * I_D / I_f).clamp(max=1)
         p.copy_(torch.where(I_f > alpha * I_D, p * factor, p))

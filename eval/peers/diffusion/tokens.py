@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semu_diffusion.diffusion.concepts import Pair, name_of
+from semu_diffusion.diffusion.concepts import Pair, forms, name_of
 
 
 def token_ids(tokenizer, prompt: str) -> list[int]:
@@ -16,11 +16,15 @@ def content(tokenizer, prompt: str) -> list[int]:
 
 
 def positions(tokenizer, prompt: str, concept: str) -> list[int]:
-    """Places of the concept's name in the padded prompt, the start token being 0; all words where it is not there."""
-    ids, name = content(tokenizer, prompt), content(tokenizer, name_of(concept))
-    for k in range(len(ids) - len(name) + 1):
-        if name and ids[k : k + len(name)] == name:
-            return list(range(1 + k, 1 + k + len(name)))
+    """Places of the concept's name in the padded prompt, the start token being 0; all words where it is not there.
+
+    Its plural is its name as well.
+    """
+    ids = content(tokenizer, prompt)
+    for name in (content(tokenizer, form) for form in (name_of(concept), *forms(name_of(concept)))):
+        for k in range(len(ids) - len(name) + 1):
+            if name and ids[k : k + len(name)] == name:
+                return list(range(1 + k, 1 + k + len(name)))
     return list(range(1, 1 + len(ids)))
 
 

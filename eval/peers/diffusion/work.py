@@ -10,12 +10,14 @@ from torch import nn
 
 from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.concepts import Pair, vocabulary_of
+from semu_diffusion.diffusion.config import defaults
 from semu_diffusion.diffusion.data import BATCH, spread
 from semu_diffusion.diffusion.families import family_of, moved, select
 from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
 from semu_diffusion.diffusion.pipeline import TEXT_ENCODERS, base_name, denoiser, model_path
 from semu_diffusion.diffusion.states import ANCHOR, EMPTY, FORGET, KEEP, Contexts, States, draw_records, gather
 
+ONE = defaults(concepts=1)
 STEERS = ("both", "concept", "anchor")
 
 
@@ -30,11 +32,11 @@ class Budget:
     """
 
     evaluations: int = 6_000
-    latents: int = EraseConfig.latents
-    keep_latents: int = EraseConfig.keep_latents
+    latents: int = ONE["latents"]
+    keep_latents: int = ONE["keep_latents"]
     sampler_steps: int = EraseConfig.sampler_steps
     guidance: float = EraseConfig.guidance
-    batch_size: int = EraseConfig.batch_size
+    batch_size: int = ONE["batch_size"]
 
 
 class Meter:

@@ -1,5 +1,6 @@
 """Kinds of pipelines that can be erased from, one file each."""
 
+from ..whole import check_whole
 from .base import Conditions, Diffusion, Family, Flow, join, moved, select
 from .class_conditional import ClassConditional
 from .flux import Flux
@@ -44,6 +45,7 @@ def family_of(pipe, train: str = "denoiser") -> Family:
     Raises:
         ValueError: an unknown one (the message lists the known), or one whose schedule or model does not fit.
     """
+    check_whole(pipe)
     if train == "text_encoder":
         if not TextEncoder.matches(pipe):
             raise ValueError(f"only {TextEncoder.title} can be trained, not that of {type(pipe).__name__}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from ...adapter.base_layers import compute_dtype
@@ -48,6 +50,7 @@ class Family(ABC):
     title = ""
     empty: str | None = ""  # the prompt that stands for none; None where the model knows none
     guided = True  # classifier-free guidance: trajectories need the empty prompt's prediction at each step
+    reads_text = True  # False where prompts are names of classes
     at_once = 64  # prompts that are encoded together
     prediction_type: str
 
@@ -92,6 +95,28 @@ class Family(ABC):
             found = join([self.encode_part(part, guidance) for part in parts])
         return cast(found, self.dtype)
 
+    @torch.no_grad()
+    def text_states(self, prompts: list[str]) -> torch.Tensor:
+        """The text encoder's states (N, tokens, width) of N prompts."""
+        return self.encode(prompts)["text"]
+
+    def read(self, prompts: list[str]) -> list[str | None]:
+        """What is read of those prompts that are longer than the model takes; None for all others."""
+        named = [getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        reach = {id(t): self.reach(t) for t in named if t is not None}
+        tokenizer = max((t for t in named if t is not None), key=lambda t: reach[id(t)])
+        length, found = reach[id(tokenizer)], []
+        for prompt in prompts:
+            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+            found.append(tokenizer.decode(ids[: length - 1], skip_special_tokens=True) if len(ids) > length else None)
+        return found
+
+    def reach(self, tokenizer) -> int:
+        """How many tokens of a prompt are read, the special ones among them."""
+        most = inspect.signature(self.pipe.encode_prompt).parameters.get("max_sequence_length")
+        clip = "CLIP" in type(tokenizer).__name__
+        return tokenizer.model_max_length if clip or most is None else min(tokenizer.model_max_length, most.default)
+
     @abstractmethod
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         """`encode` of at most `at_once` prompts."""
@@ -125,6 +150,8 @@ class Family(ABC):
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, H, W) of images (N, 3, H, W) in [0, 1]."""
         vae = self.pipe.vae
+        if not hasattr(vae.config, "scaling_factor") or not isinstance(vae, AutoencoderKL):
+            raise ValueError(f"pictures need the model's full autoencoder, AutoencoderKL; this is {type(vae).__name__}")
         with self.stage.awake(vae) if self.stage else nullcontext():
             return self.encode_pictures(vae, images)
 

@@ -22,6 +22,7 @@ class ClassConditional(Diffusion):
     """
 
     pipelines = (DDPMPipeline, DDIMPipeline)
+    reads_text = False
     title = "class-conditional DDPM/DDIM (UNet2DModel with class labels)"
     guided = False
     empty = None

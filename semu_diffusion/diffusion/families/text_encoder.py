@@ -32,5 +32,9 @@ class TextEncoder(StableDiffusion):
         ).input_ids
         return {"ids": ids.to(self.device)}
 
+    def text_states(self, prompts: list[str]) -> torch.Tensor:
+        with torch.no_grad():
+            return self.model(self.encode(prompts)["ids"])[0]
+
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         return self.unet(x, t, model(conditions["ids"])[0]).sample

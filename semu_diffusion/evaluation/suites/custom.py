@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...metrics.clip import ClipEncoder
-from ..judges import Namer, check_names, clip_namer, image_classifier, oracle_namer
+from ..judges import Namer, OracleNamer, check_names, clip_namer, image_classifier
 from ..prompts import Shot
 from ..scores import named_row
 from .suite import Suite
@@ -23,7 +23,7 @@ def namer_of(config, encoder: ClipEncoder | None, shots: Sequence[Shot], device,
     from ...pictograms import load_oracle
 
     if config.classifier == "pictograms":
-        return oracle_namer(load_oracle())
+        return OracleNamer(load_oracle())
     if config.classifier or default:
         return image_classifier(config.classifier or default, device)
     if encoder is None:

@@ -17,5 +17,5 @@ SUITE = Suite(
     ],
     row=custom.row,
     judges=partial(custom.judges, default=IMAGENET),
-    prompts=imagenette,
+    prompts=lambda config, pipe: imagenette(config.seeds),
 )

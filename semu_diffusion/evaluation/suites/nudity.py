@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...metrics.nudity import LABELS, Detection, _nudity_update
 from ..intervals import bootstrap
 from ..judges import BodyParts
+from ..proper import counted
 from ..scores import Row, share_into
 from .suite import Suite
 
@@ -23,6 +24,9 @@ def row(records: Sequence[dict], config) -> Row:
     row["intervals"]["detections"] = bootstrap(per_picture, total=True)
     share_into(row, "share", flagged, total)
     share_into(row, "people", people, total)
+    names = ["flagged" if count else "someone" if parts else "nobody" for count, parts in zip(per_picture, shown)]
+    natural = [r.get("natural") for r in records if r["part"] == "forget"]
+    row["instead"] = counted(names, natural, ["flagged"] * len(names))
     return row
 
 

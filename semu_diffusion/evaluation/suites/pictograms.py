@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
-from ...adapter.weights import write_atomic
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.generate import draw
-from ...diffusion.pipeline import model_path, switched_off
+from ...diffusion.pipeline import EMBEDDED, model_path, switched_off
+from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
 from ...versions import versions
@@ -22,6 +21,7 @@ from ..intervals import INTERVALS
 from ..judges import weights_hash
 from ..pictures import as_saved, read_pictures, write_gallery
 from ..prompts import Shot, digest
+from ..proper import load_references
 
 ROWS = [
     ("UA", "% of forgotten pictures in which the concept is no longer recognised"),
@@ -29,10 +29,14 @@ ROWS = [
     ("CRA", "% of the other kind recognised"),
     ("neighbours", "% of the closest kept concepts recognised"),
     ("context", "% of the rest of forgotten prompts still followed"),
+    ("natural", "% of forgotten pictures that are a proper picture of something"),
+    ("instead", "what they show in place of the concept, counted"),
     ("FID", "of kept pictures to the base model's, oracle features"),
     ("drift", "mean absolute pixel difference of kept pictures"),
 ]
 SAMPLER_STEPS, GUIDANCE, BATCH = 10, 3.0, 48
+# What other suites draw and judge the embedded model with, unless they are told otherwise.
+ITS_OWN = {"classifier": "pictograms", "steps": SAMPLER_STEPS, "guidance": GUIDANCE, "batch_size": BATCH}
 
 
 def run_pictograms(
@@ -66,7 +70,9 @@ def run_pictograms(
             return erased(prompts, seeds, "base", None)
 
     names, oracle = [name_of(c) for c in concepts], load_oracle(ASSETS / "oracle")
-    report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache)
+    references = load_references() if made_by["model"] == EMBEDDED else None
+    with plain(pipe) as off:
+        report, pictures = evaluate(base, erased, names, oracle, seeds_forget, seeds_keep, cache, references)
     shots = [Shot(c.prompt, c.seed, f"{c.object}, {c.style}", part) for part, p in pictures.items() for c in p.cells]
     report["protocol"] = {
         "suite": "pictograms",
@@ -79,6 +85,7 @@ def run_pictograms(
         "prompts_hash": digest(shots),
         "judges": [{"name": "pictograms oracle", "model": weights_hash(oracle)}],
         "intervals": INTERVALS,
+        "taken_off": off,
         "versions": versions(),
     }
     return report, pictures
@@ -96,11 +103,10 @@ def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
 
 
 def write_report(folder: Path, report: dict, pictures: dict, concepts: list[str]) -> None:
-    """The charts, the gallery with its records.json, and at the end evaluation.json, which says that all is there."""
+    """The charts, and the gallery with its records.json."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [name_of(c) for c in concepts]
     concept_chart(report["base"], report["erased"], names, folder / "concepts.png")
     shown = showcase(pictures, names)
     before_after(**shown, path=folder / "before_after.png")
     write_gallery(**shown, folder=folder)
-    write_atomic(folder / "evaluation.json", json.dumps(report, indent=1))

@@ -9,18 +9,20 @@ from pathlib import Path
 import torch
 
 from ...callbacks import Callback
-from ...diffusion.concepts import name_of
+from ...diffusion.concepts import COMMON, name_of
+from ...diffusion.devices import execution_device
 from ...diffusion.pipeline import switched_off
+from ...diffusion.plain import plain
+from ...inputs.pictures import list_pictures, read_picture
 from ...metrics.clip import ClipEncoder
 from ...metrics.nudity import EXPOSED, THRESHOLD, check_protocol
 from ...metrics.perceptual import _lpips_update, load_lpips
 from ...versions import PACKAGES, versions
 from ..drawing import draw_shots, judged, source_of
 from ..intervals import INTERVALS
-from ..judges import BodyParts, Scorer, feature_judge
-from ..pictures import list_pictures, read_picture
+from ..judges import BodyParts, Namer, Scorer, clip_namer, feature_judge
 from ..prompts import Shot, digest, read_prompts
-from ..scores import complete
+from ..scores import complete, mark_natural
 from . import SUITES, nudity
 
 SIDES = ("base", "erased")
@@ -54,17 +56,30 @@ class EvalConfig:
         check_protocol(self.classes, self.threshold)
 
 
-def shots_of(config: EvalConfig) -> list[Shot]:
-    """Everything that a suite draws. ValueError where prompts are missing, or none of them shows what is erased."""
+def shots_of(config: EvalConfig, pipe=None) -> list[Shot]:
+    """Everything that a suite draws. ValueError where prompts are missing, or none of them shows what is erased.
+
+    Args:
+        pipe: whose tokenizers and vocabulary make the prompts of the suite wordings.
+    """
     suite = SUITES[config.suite]
     if config.prompts is None and suite.prompts is None:
         raise ValueError(f"the suite {config.suite} needs --prompts: a csv or text file, or the name of a dataset")
     captions = read_prompts(config.captions, "captions", config.limit) if config.captions else []
-    if config.prompts is None:
-        shots = suite.prompts(config.seeds)
-    else:
-        shots = read_prompts(config.prompts, "forget", config.limit, config.seeds)
+    shots = []
+    if config.prompts is None or suite.also:
+        shots += suite.prompts(config, pipe)
+    if config.prompts is not None:
+        given = read_prompts(config.prompts, "forget", config.limit, config.seeds)
+        shots += named(given, config.concept) if suite.also else given
     return (divided(shots, config.concept) if suite.labelled else shots) + captions
+
+
+def named(shots: Sequence[Shot], concepts: Sequence[str]) -> list[Shot]:
+    """The user's prompts as wordings of the one concept. ValueError where there are several and no label."""
+    if len(concepts) > 1 and not all(shot.label for shot in shots):
+        raise ValueError("several concepts are erased: --prompts need a column label that says which one is meant")
+    return [s._replace(label=s.label or name_of(concepts[0]), group=s.group or "--prompts") for s in shots]
 
 
 def divided(shots: Sequence[Shot], concepts: Sequence[str]) -> list[Shot]:
@@ -89,6 +104,9 @@ def judges_of(config: EvalConfig, shots: Sequence[Shot], device) -> list:
     """The judges that a suite calls, its own first. ValueError where one is missing."""
     encoder = ClipEncoder.load(config.clip, device) if config.clip else None
     judges = SUITES[config.suite].judges(config, encoder, shots, device)
+    if encoder and not any(isinstance(judge, Namer) for judge in judges):  # for `natural` and `instead`
+        labels = dict.fromkeys(shot.label for shot in shots if shot.label) or COMMON.subjects
+        judges = [*judges, clip_namer(encoder, config.clip, list(labels))]
     scorer, embedder = encoder and Scorer(encoder, config.clip), feature_judge(encoder, config.clip)
     return [*judges, *(judge for judge in (scorer, embedder) if judge)]
 
@@ -143,21 +161,30 @@ def run_suite(
     Raises:
         ValueError: as `EvalConfig`, `shots_of`, `judges_of`; the folder holds pictures made in another way.
     """
-    callback, shots = callback or Callback(), shots_of(config)
-    judges, lpips = judges_of(config, shots, pipe.device), lpips_of(config)
+    callback, shots = callback or Callback(), shots_of(config, pipe)
+    notes = SUITES[config.suite].notes(config, pipe)
+    for note in notes:
+        callback.warn(f"left out, {note}")
+    judges, lpips = judges_of(config, shots, execution_device(pipe)), lpips_of(config)
     made_by = source_of(pipe)
     common = (config.steps, config.guidance, config.batch_size)
-    with switched_off(pipe):
-        draw_shots(pipe, shots, folder / "base", *common, {**made_by, "adapter": None}, callback)
-    draw_shots(pipe, shots, folder / "erased", *common, {**made_by, "adapter": adapter}, callback)
+    with plain(pipe) as off:
+        with switched_off(pipe):
+            draw_shots(pipe, shots, folder / "base", *common, {**made_by, "adapter": None}, callback)
+        draw_shots(pipe, shots, folder / "erased", *common, {**made_by, "adapter": adapter}, callback)
     files = {side: [folder / side / shot.file for shot in shots] for side in SIDES}
     records = {side: judge_all(judges, files[side], shots, callback) for side in SIDES}
     pairer = Pairer(dict(zip(files["erased"], files["base"])), lpips)
     for record, found in zip(records["erased"], judged(pairer, files["erased"], shots, callback)):
         record.update(found)
+    for record, before in zip(records["erased"], records["base"]):
+        record.update({"named_before": before["named"]} if "named" in before else {})
+    natural = mark_natural(records)
     report = rows(config, records, judges, callback)
     size = list(read_picture(files["base"][0]).shape[1:])
-    report["protocol"] = protocol(config, shots, judges) | {**made_by, "size": size, "device": pipe.device.type}
+    made_by |= {"size": size, "device": execution_device(pipe).type, "natural": natural, "taken_off": off}
+    made_by |= {"left_out": notes} if notes else {}
+    report["protocol"] = protocol(config, shots, judges) | made_by
     return report, records
 
 

@@ -16,18 +16,22 @@ class Suite:
         figures: (key, meaning) of the figures that are its own, for tables; every suite also has `COMMON`.
         row: (records, config) -> a model's own figures, `scores.complete` adds the common ones.
         judges: (config, CLIP encoder or None, shots, device) -> the judges that look at every picture.
-        prompts: number of seeds -> what is drawn where no --prompts are given; None where they must be.
+        prompts: (config, pipe) -> what is drawn where no --prompts are given; None where they must be.
+        notes: (config, pipe) -> what is left out of it and why, one sentence each.
         labelled: prompts are divided by their label into forgotten and kept ones; else all of them are forgotten.
         lpips: erased pictures are also compared with the base model's by LPIPS.
+        also: --prompts are drawn beside the suite's own instead of in their place.
     """
 
     name: str
     figures: list[tuple[str, str]]
     row: Callable[..., dict]
     judges: Callable[..., list]
-    prompts: Callable[[int], list] | None = None
+    prompts: Callable[..., list] | None = None
+    notes: Callable[..., list[str]] = lambda config, pipe: []
     labelled: bool = True
     lpips: bool = False
+    also: bool = False
 
     @property
     def rows(self) -> list[tuple[str, str]]:

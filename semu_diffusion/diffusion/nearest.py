@@ -1,0 +1,128 @@
+"""What is nearest to a concept by the model itself: words to draw in its place, and words to keep with more care.
+
+Near in its text encoder's space; another thing where its denoiser answers to it otherwise than to the concept. Both
+matter: a concrete target close to the concept moves least (arXiv 2501.18950 measures which), and what is closest is
+hurt first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .concepts import Concept, Pair, Vocabulary, frames_of, names, others_of, singular
+from .concepts.language import is_noun
+from .concepts.prompts import say
+from .families import Family, select
+from .states import Contexts, draw_records
+
+# Of the distance from the concept's answers to those without it: a word nearer than that draws the same. On the
+# embedded model the other names in its captions are at 0.1 to 0.2, other things at 1.3 and more.
+SAME = 0.7
+LOOKED_AT = 12  # words, nearest in the text space, that the denoiser is asked about
+WORDS = 48  # of the tokenizer's, nearest among its embeddings, that are encoded
+NEIGHBOURS = 4  # words that are kept with more care
+SENTENCES = 4  # trajectories of the concept on which the denoiser is asked
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """What a model says of a concept.
+
+    anchor: The word to draw instead; None where there is no candidate.
+    neighbours: Other words close to it, nearest first.
+    alike: Words that draw the same thing, which are neither kept nor drawn instead.
+    distances: Of each word that was looked at, (in the text space, of the denoiser's answers).
+    """
+
+    anchor: str | None
+    neighbours: tuple[str, ...]
+    alike: tuple[str, ...]
+    distances: dict[str, tuple[float, float]]
+
+
+@torch.no_grad()
+def nearest(family: Family, concept: Concept, vocabulary: Vocabulary, gone: list[str], config) -> Nearest:
+    """The model's anchor and neighbours of a concept.
+
+    Args:
+        gone: Names that no anchor and no neighbour may have: those of all concepts that are erased.
+        config: Of the erasure, for the sampler of the states on which the denoiser is asked.
+    """
+    words = [w for w in candidates(family.pipe, concept, vocabulary) if not names(w, [*gone, *concept.names])]
+    if not words:
+        return Nearest(None, (), (), {})
+    text = text_distances(family, concept, words, vocabulary)
+    looked = sorted(words, key=text.__getitem__)[:LOOKED_AT]
+    answers = answer_distances(family, concept, looked, vocabulary, config)
+    alike = tuple(w for w in looked if answers[w] < SAME)
+    others = [w for w in looked if w not in alike]
+    rank = lambda word: others.index(word) + sorted(others, key=answers.__getitem__).index(word)  # noqa: E731
+    count = min(NEIGHBOURS, max(1, round(len(words) / 3)))
+    found = {w: (round(text[w], 3), round(answers[w], 3)) for w in looked}
+    return Nearest(min(others, key=rank) if others else None, tuple(others[:count]), alike, found)
+
+
+def candidates(pipe, concept: Concept, vocabulary: Vocabulary) -> list[str]:
+    """Words of the concept's kind: the model's own; else whole-word tokens of its CLIP, and those everybody knows."""
+    words = list(others_of(concept, vocabulary))
+    if concept.kind == "object" and vocabulary.common:
+        words += token_words(pipe, concept.name)
+    return list(dict.fromkeys(words))
+
+
+def token_words(pipe, name: str, count: int = WORDS) -> list[str]:
+    """The nouns among a CLIP tokenizer's whole words that are nearest to a name by their embeddings; [] without one."""
+    tokenizer, encoder = getattr(pipe, "tokenizer", None), getattr(pipe, "text_encoder", None)
+    vocabulary = tokenizer.get_vocab() if tokenizer is not None else {}
+    whole = {t.removesuffix("</w>"): k for t, k in vocabulary.items() if t.endswith("</w>")}
+    if not whole or encoder is None:
+        return []
+    vectors = encoder.get_input_embeddings().weight.float()
+    own = vectors[tokenizer(name, add_special_tokens=False).input_ids].mean(0)
+    nearness = torch.cosine_similarity(vectors, own[None])  # (V,)
+    found = []
+    for word in sorted(whole, key=lambda w: -nearness[whole[w]].item()):
+        apart = word not in name and name not in word  # "doggy" is no other thing than a dog
+        if len(word) > 2 and word.isalpha() and apart and is_noun(word) and singular(word) == word:
+            found.append(word)
+        if len(found) == count:
+            break
+    return found
+
+
+def text_distances(family: Family, concept: Concept, words: list[str], vocabulary: Vocabulary) -> dict[str, float]:
+    """1 - cosine of the states of a word's and the concept's sentences, averaged and centred over all of them."""
+    frame = frames_of(concept, vocabulary)[0]
+    states = family.text_states([say(frame, w, concept.kind) for w in (concept.name, *words)])  # (1 + W, T, d)
+    means = states.flatten(2).float().mean(1)
+    means = torch.nn.functional.normalize(means - means.mean(0), dim=1)
+    return dict(zip(words, (1 - means[1:] @ means[0]).tolist(), strict=True))
+
+
+def answer_distances(
+    family: Family, concept: Concept, words: list[str], vocabulary: Vocabulary, config
+) -> dict[str, float]:
+    """How far the denoiser's answers to a word are from those to the concept, in distances of those to "" from them.
+
+    On states of the concept's own trajectories, every second of them.
+    """
+    frames = frames_of(concept, vocabulary)
+    frames = [frames[k * len(frames) // SENTENCES] for k in range(SENTENCES)] if len(frames) > SENTENCES else frames
+    said = {w: [say(f, w, concept.kind) for f in frames] for w in (concept.name, *words)}
+    without = [f.without for f in frames]
+    contexts = Contexts(family, [*without, *(p for own in said.values() for p in own)], config.guidance)
+    pairs = [Pair(p, e) for p, e in zip(said[concept.name], without, strict=True)]
+    records = draw_records(
+        family, contexts, pairs, [True] * len(pairs), config.sampler_steps, config.guidance, config.seed, 32,
+        lambda n: None,
+    )[::2]  # fmt: skip
+    apart = {w: 0.0 for w in words}
+    for r in records:
+        for word in words:
+            rows = contexts[said[word]]
+            answer = family.predict(r["x"], r["t"], select(contexts.values, rows))
+            apart[word] += (answer - r["concept"]).float().square().sum().item()
+    nothing = sum((r["anchor"] - r["concept"]).float().square().sum().item() for r in records)
+    return {w: (value / max(nothing, 1e-12)) ** 0.5 for w, value in apart.items()}

@@ -1,0 +1,137 @@
+"""One way out: whatever is raised below `main` ends in one line that says what to do."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from shell import ENVIRONMENT, MAIN
+
+from semu_diffusion.cli import app
+from semu_diffusion.cli.errors import SYSTEM, message_of
+
+ERRORS = {
+    "ours": (ValueError("the reason"), "the reason"),
+    "nan": (FloatingPointError("the loss is nan"), "the loss is nan"),
+    "empty": (ValueError(), "unexpected ValueError"),
+    "bug": (KeyError("x"), "unexpected KeyError.*--debug.*semu doctor"),
+    "assertion": (AssertionError(), "unexpected AssertionError.*semu doctor"),
+    "recursion": (RecursionError("too deep"), "unexpected RecursionError"),
+    "torch": (RuntimeError("shape\nmismatch"), "unexpected RuntimeError.*shape mismatch"),
+    "disk full": (OSError(errno.ENOSPC, "No space left", "a.json"), "disk is full; free some space.*a.json"),
+    "quota": (OSError(errno.EDQUOT, "Quota"), "quota is used up"),
+    "file size": (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+    "read-only": (OSError(errno.EROFS, "Read-only"), "read-only; write somewhere else"),
+    "no right": (PermissionError(errno.EACCES, "denied", "a"), "no right.*a"),
+    "files": (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+    "gone": (FileNotFoundError(errno.ENOENT, "No such file", "out/.work/x"), "removed while.*out/.work/x"),
+    "other os": (OSError("something else"), "something else"),
+    "safetensors full": (
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        "disk is full",
+    ),
+    "safetensors size": (SafetensorError("I/O error: File too large (os error 27)"), "ulimit -f"),
+    "safetensors": (SafetensorError("Error while deserializing header"), "damaged, download or write it again"),
+    "memory": (MemoryError(), "out of memory; use less"),
+    "gpu memory": (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; use less"),
+    "cpu memory": (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+    "package": (ImportError("no module named lpips"), "lpips; install what is missing"),
+    "steering": (ValueError("bad layer \x1b[2J\x07name"), "bad layer  ?.2J name"),
+    "unicode": (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "utf-8"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_any_error_is_one_line(case, monkeypatch, semu):
+    error, expected = ERRORS[case]
+
+    def fails():
+        raise error
+
+    monkeypatch.setattr("semu_diffusion.cli.options.quieten", fails)
+    status, out, err = semu("generate", "--prompt", "a", "--output", "nowhere", "--model", "nowhere")
+    assert status == 2 and out == "" and len(err.splitlines()) == 1 and err.isprintable() is False
+    assert err.startswith("semu: ") and "\x1b" not in err
+    import re
+
+    assert re.search(expected, err), err
+
+
+def test_every_error_of_the_system_has_advice():
+    assert all(message_of(OSError(number, "x", "f"))[0] == f"{advice} (f)" for number, advice in SYSTEM.items())
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_debug_shows_where(place, semu):
+    arguments = ["inspect", "nowhere"]
+    arguments.insert(place if place == 0 else len(arguments), "--debug")
+    status, out, err = semu(*arguments)
+    assert status == 2 and "Traceback" in err and err.splitlines()[-1].startswith("semu: no adapter at nowhere")
+    assert "Traceback" not in semu("inspect", "nowhere")[2] and "--debug" in semu("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (["erase", "--concept", "cat", "--output", "OUT"], "interrupted; nothing was done yet; run it again"),
+        (["attack", "ADAPTER", "--output", "OUT"], "interrupted; nothing was done yet; run it again"),
+        (["eval", "ADAPTER", "--output", "OUT"], "interrupted; nothing was drawn yet; run it again"),
+        (["generate", "--prompt", "a", "--output", "OUT"], "interrupted"),
+        (["export", "ADAPTER", "--output", "OUT"], "interrupted"),
+        (["merge", "ADAPTER", "ADAPTER", "--output", "OUT"], "interrupted"),
+    ],
+)
+def test_ctrl_c_before_anything_leaves_nothing(command, hint, monkeypatch, tmp_path, semu):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("semu_diffusion.diffusion.load_pipeline", stop)
+    monkeypatch.setattr("semu_diffusion.diffusion.pipeline.load_pipeline", stop)
+    words = [str(tmp_path / "out") if word == "OUT" else word for word in command]
+    status, out, err = semu(*words)
+    assert (status, out, err) == (130, "", f"semu: {hint}\n") and not (tmp_path / "out").exists()
+
+
+def run(*arguments, options=(), **environment):
+    command = [sys.executable, *options, "-c", MAIN, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **environment})
+
+
+def test_python_without_docstrings_is_refused():
+    done = run("models", options=["-OO"])
+    assert done.returncode == 2 and done.stderr.startswith("semu: python -OO takes away docstrings")
+    assert run("models", options=["-O"]).returncode == 0
+
+
+def test_an_stdout_of_ascii(tmp_path):
+    from adapters import adapted_model
+
+    from semu_diffusion.adapter.weights import save_adapter
+
+    save_adapter(adapted_model("mlp"), tmp_path, about={"concept": ["Äpfel"], "base_model": "a/b"})
+    done = run("inspect", tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0 and "?pfel" in done.stdout and done.stderr == ""
+
+
+def test_a_reader_that_has_gone_gets_all_pictures(tiny_model, tmp_path):
+    words = ["generate", "--model", tiny_model, "--prompt", "a", "--count", "3", "--steps", "1", "--quiet"]
+    command = [sys.executable, "-c", MAIN, *words, "--output", tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+        process.stdout.close()
+        said = process.stderr.read().decode()
+    assert len([*(tmp_path / "out").iterdir()]) == 3 and "Traceback" not in said and "BrokenPipe" not in said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_an_stdout_that_is_full():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", MAIN, "models"], stdout=full, stderr=subprocess.PIPE, text=True,
+                              env=ENVIRONMENT)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("semu: the disk is full") and done.stderr.count("\n") == 1
+
+
+def test_the_environment_is_not_torchruns():
+    assert "TORCHELASTIC_RUN_ID" not in os.environ and app.prepare_process() is None
