@@ -5,7 +5,7 @@ from models import build
 
 from semu_diffusion import draw, load_pipeline
 from semu_diffusion.adapter import SemuConfig, find_layers
-from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.weights import (
     inject,
     semu_layers,

@@ -97,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         if self.put_off():
             return
+        if hub.gated:
+            return self.answer({"error": "gated"}, 403, X_Error_Code="GatedRepo")
         if self.path.startswith("/api/models/"):
             return self.list_files(*unquote(self.path.split("?")[0]).removeprefix("/api/models/").split("/", 3))
         owner, name, _, revision, file = map(unquote, self.path.split("?")[0].lstrip("/").split("/", 4))
@@ -144,7 +146,7 @@ class Hub:
 
     def __init__(self):
         self.repos, self.private, self.commits, self.requests = {}, {}, [], []
-        self.refuse, self.break_commit, self.up = 0, False, True
+        self.refuse, self.break_commit, self.gated, self.up = 0, False, False, True
         self.busy, self.retry_after = [], None  # statuses of the next answers, and the time to wait
         self.silent, self.large, self.damage = None, False, []  # an event to wait for; files that arrive damaged once
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

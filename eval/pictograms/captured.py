@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from semu_diffusion.adapter.subspace import gradients
+from semu_diffusion.adapter.gradients import gradients
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.callbacks import Callback
 from semu_diffusion.diffusion import EraseConfig, load_pipeline

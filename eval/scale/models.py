@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, SemuLayer, find_layers
-from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.weights import inject, semu_layers
 
 SD15 = {
@@ -50,6 +50,11 @@ CONFIGS: dict[str, tuple[str, dict]] = {
         "attention_head_dim": 64, "num_attention_heads": 24, "joint_attention_dim": 4096,
         "caption_projection_dim": 1536, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
     }),
+    "sd35-large": ("SD3Transformer2DModel", {
+        "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 38,
+        "attention_head_dim": 64, "num_attention_heads": 38, "joint_attention_dim": 4096, "qk_norm": "rms_norm",
+        "caption_projection_dim": 2432, "pooled_projection_dim": 2048, "pos_embed_max_size": 192,
+    }),
     "pixart": ("PixArtTransformer2DModel", {
         "sample_size": 128, "num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4,
         "out_channels": 8, "cross_attention_dim": 1152, "caption_channels": 4096, "use_additional_conditions": False,
@@ -71,16 +76,22 @@ def make(name: str, device: str = "cpu", **changes) -> nn.Module:
     return model.to(device).eval().requires_grad_(False)
 
 
-def inputs(name: str, model: nn.Module, batch: int, device: str = "cpu") -> Callable[[nn.Module], torch.Tensor]:
-    """A function that calls the model on a batch of latents of its configured size and a prompt's states."""
-    c, randn = model.config, lambda *shape: torch.randn(*shape, device=device)
+def inputs(
+    name: str, model: nn.Module, batch: int, device: str = "cpu", start: bool = False
+) -> Callable[[nn.Module], torch.Tensor]:
+    """A function that calls the model on a batch of latents of its configured size and a prompt's states.
+
+    Args:
+        start: Whether all of these ask for a gradient.
+    """
+    c, randn = model.config, lambda *shape: torch.randn(*shape, device=device, requires_grad=start)
     t = torch.full((batch,), 500.0, device=device)
     if name == "flux":  # 1024 pixels: 64 x 64 patches, 512 tokens
         x, text, ids = randn(batch, 4096, 64), randn(batch, 512, 4096), randn(4096, 3)
         pooled = randn(batch, 768)
         return lambda m: m(x, text, pooled, t / 1000, ids, randn(512, 3), t).sample
     x = randn(batch, c.in_channels, c.sample_size, c.sample_size)
-    if name == "sd3":
+    if name.startswith("sd3"):
         text, pooled = randn(batch, 77 + 256, 4096), randn(batch, 2048)
         return lambda m: m(x, text, pooled, t).sample
     if name == "pixart":

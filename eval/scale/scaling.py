@@ -9,7 +9,7 @@ nothing is measured but in the last section, which holds the counts against eval
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semu_diffusion.adapter import SemuConfig, moments
+from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.decompose import choose_method, expected_columns
-from semu_diffusion.adapter.layer import matrix_shape
 from semu_diffusion.adapter.model import find_layers
 from semu_diffusion.adapter.sketch import Maps
 from semu_diffusion.adapter.weights import WEIGHTS
@@ -54,15 +54,20 @@ def counted(model: nn.Module, call: Callable) -> float:
 
 
 def moments_flops(model: nn.Module, call: Callable) -> float:
-    """Operations of adding one record to the second moments of all layers' inputs, without its forward pass."""
-    total = 0.0
+    """Operations of adding one record to the second moments of all inputs, each once, without its forward pass."""
+    total, layers = 0.0, find_layers(model, SemuConfig())
+    watch = moments.Watch(layers)
 
-    def count(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        nonlocal total
-        m, n = matrix_shape(layer)
-        total += 2 * output.numel() / m * n * (n if n <= moments.WIDE else 2 * moments.COLUMNS)
+    def counter(name: str) -> Callable:
+        def count(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
+            nonlocal total
+            m, n = matrix_shape(layer)
+            if watch.first_given(name, args[0]) == name:  # q, k and v share what they are given
+                total += 2 * output.numel() / m * n * (n if n <= moments.WIDE else 2 * moments.COLUMNS)
 
-    handles = [layer.register_forward_hook(count) for layer in find_layers(model, SemuConfig()).values()]
+        return count
+
+    handles = [layer.register_forward_hook(counter(name)) for name, layer in layers.items()]
     with torch.no_grad():
         call(model)
     for handle in handles:
@@ -247,6 +252,22 @@ def memory_table(models: list[Model], batch: int) -> list[str]:
     return lines
 
 
+def reach_table(rows: Sequence[dict]) -> list[str]:
+    """What `semu erase` with its defaults does on a card, stage by stage, at rank 32 and with all layers."""
+    names = ("drawing", "moments", "gradient", "bases", "training", "checks")
+    lines = head("model", "stored as", "card", "weights", *names, "chosen")
+    for r in rows:
+        found = [gb(r["stages"][k]) for k in names] if r["fits"] else ["–"] * len(names)
+        lines.append(row(r["name"], r["stored"], f"{r['card']} GB", gb(r["weights"]), *found, r["words"]))
+    said = (
+        "The planner of `semu erase` (free memory of a GPU, or `--max-memory`) with the defaults, activations in bf16, "
+        "5 % of the card left to the allocator, 64 GB of host memory. Each stage: the denoiser, what is summed, and as "
+        "many records at a time as fit; text encoders and autoencoder are on the card only while they work. Records "
+        "are counted with a model of meta tensors, one and two of them; a run measures them with the model itself."
+    )
+    return [said, "", *lines]
+
+
 def checked(scale: dict) -> list[str]:
     """Counts against what was measured: times as multiples of a forward pass, sizes in bytes."""
     step, lines = scale["step"], head("", "counted", "measured")
@@ -336,8 +357,14 @@ def measured(scale: dict) -> list[str]:
     return out + ([measured_run(scale["cli"]), ""] if "cli" in scale else [])
 
 
-def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict) -> str:
-    """The document."""
+def page(
+    models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict, reach: Sequence[dict] = ()
+) -> str:
+    """The document.
+
+    Args:
+        reach: What `eval.scale.memory` planned.
+    """
     sizes = f"{config.latents} + {config.keep_latents} latents of {config.sampler_steps} sampler steps"
     out = [
         "# What a run costs", "",
@@ -358,10 +385,12 @@ def page(models: list[Model], config: EraseConfig, rank: int, batch: int, scale:
         "## Memory per GPU", "",
         "Weights and activations in bf16, all that is trained, its gradient and Adam's moments in fp32, no gradient "
         f"checkpointing, fused attention, at most {AT_ONCE} records at once (`--accumulate`). \"gradient\" is the pass "
-        "for the bases, one record at a time: sums of whole gradients, or sketches of "
-        f"{COLUMNS} columns (`--sketch {COLUMNS}`).", "",
+        "for the bases, counted with one record at a time: sums of whole gradients, or sketches of "
+        f"{COLUMNS} columns (`--sketch {COLUMNS}`). What `semu erase` plans with is below.", "",
         *memory_table(models, batch), "",
     ]  # fmt: skip
+    if reach:
+        out += ["## What fits on a card", "", *reach_table(reach), ""]
     if "step" in scale:
         out += [*measured(scale), "## Counted and measured", "", *checked(scale), ""]
     return "\n".join(out)
@@ -380,7 +409,10 @@ def main() -> None:
         parser.error(f"--batch must be a multiple of {max(GPUS)}")
     scale = read_json(args.scale)
     models = [describe(name, args.rank) for name in args.model or names]
-    text = page(models, EraseConfig(concept="x"), args.rank, args.batch, scale)
+    if not args.model:
+        from .memory import plans  # which counts with this module's attention
+
+    text = page(models, EraseConfig(concept="x"), args.rank, args.batch, scale, () if args.model else plans())
     write_text(args.output, text)
     print(args.output)
 

@@ -10,10 +10,7 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-
-def matrix_shape(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
-    """(m, n) of the layer's weight as a matrix: (out, in), for a convolution (out, in / groups * kh * kw)."""
-    return layer.weight.shape[0], layer.weight[0].numel()
+from .base_layers import device_of, full_precision, is_adaptable, is_linear, is_quantised, matrix_shape, weight_shape
 
 
 def features(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
@@ -26,14 +23,6 @@ def features(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
 def layer_name(path: str) -> str:
     """The name of the adapted layer at a module path; a LoRA around it does not count."""
     return path.removesuffix(".base_layer")
-
-
-def place_of(layer: nn.Module) -> torch.device:
-    """Where a layer computes: where its weight is, or, of one that is offloaded, where its hook takes it."""
-    if not layer.weight.is_meta:
-        return layer.weight.device
-    found = (getattr(hook, "execution_device", None) for hook in hooks_of(layer))
-    return torch.device(next((device for device in found if device is not None), "meta"))
 
 
 def hooks_of(module: nn.Module) -> list:
@@ -106,7 +95,7 @@ class SemuLayer(nn.Module, BaseTunerLayer):
     def set_basis(self, adapter_name: str, U: torch.Tensor, V: torch.Tensor, R: torch.Tensor | None = None) -> None:
         """Installs U (m, r), V (n, r) and R (r, r), zero unless given; a new rank replaces the old one."""
         r = U.shape[1]
-        device, dtype = place_of(self.get_base_layer()), self.dtypes.setdefault(adapter_name, torch.float32)
+        device, dtype = device_of(self.get_base_layer()), self.dtypes.setdefault(adapter_name, torch.float32)
         R = torch.zeros(r, r) if R is None else R.detach()
         self.r[adapter_name] = r
         # Copies: neither a caller's tensor nor the memory of a mapped file may live on inside the layer.
@@ -145,10 +134,19 @@ class SemuLayer(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """scale * U R V^T in the shape of the weight, fp32."""
-        return (self.left(adapter_name) @ held(self.semu_V, adapter_name).T).reshape(self.get_base_layer().weight.shape)
+        V = held(self.semu_V, adapter_name)
+        with full_precision(V.device):
+            return (self.left(adapter_name) @ V.T).reshape(weight_shape(self.get_base_layer()))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Adds the update to the weight. ValueError, and no change, where safe_merge finds a non-finite value."""
+        """Adds the update to the weight.
+
+        Raises:
+            ValueError, and no change: safe_merge finds a non-finite value, or the weight is quantised.
+        """
+        if is_quantised(self.get_base_layer()):
+            kind = type(self.get_base_layer()).__name__
+            raise ValueError(f"a quantised {kind} takes no update into its weight; load the base in fp16, bf16 or fp32")
         weight = self.get_base_layer().weight
         if weight.is_meta and hooks_of(self.get_base_layer()):
             raise ValueError("the weights are offloaded; take the hooks off first: pipe.remove_all_hooks()")
@@ -186,7 +184,7 @@ class SemuLayer(nn.Module, BaseTunerLayer):
             return result
         for name in self.active_adapters:
             if self.r.get(name):
-                result = result + self.delta(x, name)
+                result = result + self.delta(x, name).to(result.dtype)
         return result
 
     def __repr__(self) -> str:
@@ -197,7 +195,7 @@ class SemuLinear(SemuLayer):
     """Linear layer with U R V^T beside it."""
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        V, UR = held(self.semu_V, adapter_name).to(x.dtype), self.left(adapter_name).to(x.dtype)
+        V, UR = held(self.semu_V, adapter_name).to(x), self.left(adapter_name).to(x)
         return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -209,20 +207,16 @@ class SemuConv2d(SemuLayer):
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         conv = self.get_base_layer()
-        V, UR = held(self.semu_V, adapter_name).to(x.dtype), self.left(adapter_name).to(x.dtype)
-        down = V.T.reshape(-1, *conv.weight.shape[1:]).contiguous()  # else torch takes x for channels last, and copies
+        V, UR = held(self.semu_V, adapter_name).to(x), self.left(adapter_name).to(x)
+        down = V.T.reshape(-1, *weight_shape(conv)[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)
         return F.conv2d(conv._conv_forward(x, down, None), UR[:, :, None, None], groups=conv.groups)
 
 
-LAYERS = {nn.Linear: SemuLinear, nn.Conv2d: SemuConv2d}
-
-
 def make_layer(target: nn.Module, adapter_name: str, r: int, inference_mode: bool, name: str = "") -> SemuLayer:
-    """Wraps a Linear or Conv2d, or a tuner layer around one. ValueError for anything else."""
+    """Wraps a Linear or Conv2d of any kind, or a tuner layer around one. ValueError for anything else."""
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-    # Exact types: a subclass may never call its own forward (nn.MultiheadAttention's out_proj), and be bypassed.
-    if type(base) not in LAYERS:
-        raise ValueError(f"SEMU adapts nn.Linear and nn.Conv2d, but {name or 'the target'} is {type(base).__name__}")
-    return LAYERS[type(base)](target, adapter_name, r, inference_mode)
+    if not is_adaptable(base):
+        raise ValueError(f"SEMU adapts Linear and Conv2d layers, but {name or 'the target'} is {type(base).__name__}")
+    return (SemuLinear if is_linear(base) else SemuConv2d)(target, adapter_name, r, inference_mode)

@@ -10,8 +10,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
+from .base_layers import is_adaptable
 from .config import SemuConfig
-from .layer import LAYERS, SemuLayer, make_layer
+from .layer import SemuLayer, make_layer
 
 
 def _listed(name: str, patterns: list[str] | str | None) -> bool:
@@ -31,7 +32,7 @@ def find_layers(model: nn.Module, config: SemuConfig) -> dict[str, nn.Linear | n
             continue  # a part of a tuner layer
         if isinstance(module, BaseTunerLayer):
             inside, module = (*inside, f"{name}."), module.get_base_layer()
-        if type(module) in LAYERS and _targeted(name, config):
+        if is_adaptable(module) and _targeted(name, config):
             found[name] = module
     return found
 

@@ -6,10 +6,19 @@ Tropp, Yurtsever, Udell and Cevher, "Fixed-Rank Approximation of a Positive-Semi
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from .base_layers import full_precision, is_linear, matrix_shape, weight_shape
+from .config import SemuConfig
+from .gradients import eval_mode, patches
+from .model import find_layers
+
+AT_ONCE = 2**25  # most numbers of unfolded inputs that are worked on together
 WIDE = 4096  # inputs above which C is sketched: a convolution with 1280 channels has 11520, and C would take 0.5 GB
 COLUMNS = 512  # of the sketch
 
@@ -23,6 +32,10 @@ class LeadingMoments:
     tail: float
     size: float
 
+    def to(self, device: torch.device | str) -> LeadingMoments:
+        """The same on a device."""
+        return LeadingMoments(self.P.to(device), self.values.to(device), self.tail, self.size)
+
     def whiten(self, X: torch.Tensor, damping: float) -> torch.Tensor:
         """X (C + damping size I)^(-1/2) for X (k, n), by the symmetric root."""
         floor = self.tail + damping * self.size + 1e-30
@@ -30,27 +43,49 @@ class LeadingMoments:
         return floor**-0.5 * X + (X @ self.P * weights.float()) @ self.P.T
 
 
-class Moments:
-    """Sums x x^T over rows x (N, n); n decides whether all of it or its product with a random Omega (n, k)."""
+OMEGAS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # layers of one width share theirs
 
-    def __init__(self, n: int, device: torch.device | str = "cpu", seed: int = 0):
-        self.count, self.trace, self.omega = 0, 0.0, None
-        if n > WIDE:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + n)
-            self.omega = torch.randn(n, COLUMNS, generator=generator).to(device)
-        self.sum = torch.zeros(n, n if self.omega is None else COLUMNS, device=device)
+
+def random_map(n: int, device: torch.device | str, seed: int) -> torch.Tensor:
+    """Gaussian Omega (n, k), the same whenever it is asked for."""
+    key = (n, COLUMNS, str(device), seed)
+    omega = OMEGAS.get(key)
+    if omega is None:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + n)
+        OMEGAS[key] = omega = torch.randn(n, COLUMNS, generator=generator).to(device)
+    return omega
+
+
+class Moments:
+    """Sums x x^T over rows x (N, n); n decides whether all of it or its product with a random Omega (n, k).
+
+    Args:
+        device: Where the rows are.
+        store: Where the sum lies; there too, unless given.
+    """
+
+    def __init__(
+        self, n: int, device: torch.device | str = "cpu", seed: int = 0, store: torch.device | str | None = None
+    ):
+        self.count, self.trace = 0, 0.0
+        self.omega = random_map(n, device, seed) if n > WIDE else None
+        self.sum = torch.zeros(n, n if self.omega is None else COLUMNS, device=store or device)
 
     def add(self, x: torch.Tensor) -> None:
         """Adds rows x (N, n)."""
-        self.sum += x.T @ (x if self.omega is None else x @ self.omega)
+        with full_precision(x.device):
+            x = x.float()
+            self.sum += (x.T @ (x if self.omega is None else x @ self.omega)).to(self.sum.device)
         self.count += len(x)
         self.trace += x.square().sum(dtype=torch.float64).item()
 
     def mean(self) -> torch.Tensor | LeadingMoments:
-        """C (n, n), or its approximation."""
+        """C (n, n), which takes the place of the sum, or its approximation. To be called once."""
+        C = self.sum.div_(self.count)
         if self.omega is None:
-            return self.sum / self.count
-        return leading(self.sum.double() / self.count, self.omega.double(), self.trace / self.count)
+            return C
+        with full_precision(C.device):
+            return leading(C.to(self.omega).double(), self.omega.double(), self.trace / self.count).to(C.device)
 
 
 def leading(Y: torch.Tensor, omega: torch.Tensor, trace: float) -> LeadingMoments:
@@ -71,3 +106,112 @@ def leading(Y: torch.Tensor, omega: torch.Tensor, trace: float) -> LeadingMoment
     P, values = P[:, fine], values[fine]
     tail = max(trace - values.sum().item(), 0.0) / max(n - len(values), 1)
     return LeadingMoments(P.float(), values.float(), tail, size)
+
+
+class Root:
+    """A root L of the damped second moments, C + damping * size * I = L L^T; any root does for what it is needed for.
+
+    Worked out once for all layers that see the same inputs, on the device of their gradients.
+    """
+
+    def __init__(self, C: torch.Tensor | LeadingMoments, damping: float, device: torch.device | str | None = None):
+        C = C if device is None else C.to(device)
+        self.damping, self.leading = damping, C if isinstance(C, LeadingMoments) else None
+        self.size = C.size if self.leading else C.diagonal().double().mean().item()
+        if not self.leading:
+            damped = C.to(torch.float64, copy=True)
+            damped.diagonal().add_(damping * self.size + 1e-30)
+            self.Lt = torch.linalg.cholesky(damped).T
+
+    def whiten(self, G: torch.Tensor) -> torch.Tensor:
+        """G L^-T (m, n)."""
+        if self.leading:
+            return self.leading.whiten(G, self.damping)
+        return torch.linalg.solve_triangular(self.Lt, G.double(), upper=True, left=False).float()
+
+    def back(self, V: torch.Tensor) -> torch.Tensor:
+        """L^-T V (n, r)."""
+        if self.leading:
+            return self.leading.whiten(V.T, self.damping).T
+        return torch.linalg.solve_triangular(self.Lt, V.double(), upper=True)
+
+
+# --------------------------------------------------------------------------------------------- of a model
+
+
+class Watch:
+    """Sums the moments of what layers are given; those that are always given the same share one sum.
+
+    Which is so is seen from the tensors themselves: q, k and v get the very same one, and so does the text by every
+    cross-attention.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], share: bool = True, on_host: bool = False):
+        self.layers, self.share, self.on_host = layers, share, on_host
+        self.sums: dict[str, Moments] = {}
+        self.leads: dict[str, str] = {}  # layer -> whose sum is its own as well
+        self.seen: dict[Hashable, tuple[weakref.ref, str]] = {}  # inputs of now, and who was given them first
+        self.changed = False  # a layer shared at first and not later
+
+    def first_given(self, name: str, x: torch.Tensor) -> str:
+        """The first layer that was given this very tensor, to make the same rows of it."""
+        key = (id(x), x._version, geometry(self.layers[name]))
+        reference, first = self.seen.get(key, (None, name))
+        if self.share and reference is not None and reference() is x:
+            return first
+        self.seen[key] = weakref.ref(x), name
+        return name
+
+    def hook(self, name: str) -> Callable:
+        def add(layer: nn.Module, args: tuple) -> None:
+            first = self.first_given(name, args[0])
+            lead = self.leads.setdefault(name, first)
+            if lead == name:
+                self.add(name, args[0].detach())
+            self.changed |= lead not in (name, first)
+
+        return add
+
+    def add(self, name: str, x: torch.Tensor) -> None:
+        """Adds a layer's input."""
+        layer = self.layers[name]
+        _, n = matrix_shape(layer)
+        if name not in self.sums:
+            self.sums[name] = Moments(n, x.device, store="cpu" if self.on_host else None)
+        overlap = n // weight_shape(layer)[1]  # unfolding makes so many copies of the input
+        for part in x.split(max(1, AT_ONCE // (x[0].numel() * overlap))):
+            self.sums[name].add(patches(layer, part))
+
+    def means(self) -> dict[str, torch.Tensor | LeadingMoments]:
+        """The means by layer, the same one for those that share."""
+        means = {name: self.sums.pop(name).mean() for name in list(self.sums)}
+        return {name: means[lead] for name, lead in self.leads.items()}
+
+
+def geometry(layer: nn.Module) -> Hashable:
+    """What decides which rows a layer makes of its input."""
+    if is_linear(layer):
+        return layer.in_features
+    return layer.kernel_size, layer.stride, str(layer.padding), layer.padding_mode, layer.dilation, layer.groups
+
+
+def second_moments(
+    model: nn.Module, config: SemuConfig, forward: Callable[[], object], share: bool = True, on_host: bool = False
+) -> dict[str, torch.Tensor | LeadingMoments]:
+    """Mean of x x^T (n, n) over all inputs that each targeted layer sees while `forward` runs.
+
+    For layers with more than `WIDE` inputs its leading part. Layers that are given the same have one and the same.
+
+    Args:
+        share: False sums for each layer by itself.
+        on_host: Keeps the sums in the CPU's memory.
+    """
+    watch = Watch(find_layers(model, config), share, on_host)
+    handles = [layer.register_forward_pre_hook(watch.hook(name)) for name, layer in watch.layers.items()]
+    try:
+        with torch.no_grad(), eval_mode(model):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return second_moments(model, config, forward, False, on_host) if watch.changed else watch.means()

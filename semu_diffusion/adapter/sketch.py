@@ -49,10 +49,14 @@ class Maps:
 
 
 class Sketch:
-    """X = Upsilon G (k + q, n), Y = G Omega (m, k), Z = Phi G Psi (s, s) of a sum of matrices G (m, n)."""
+    """X = Upsilon G (k + q, n), Y = G Omega (m, k), Z = Phi G Psi (s, s) of a sum of matrices G (m, n).
 
-    def __init__(self, maps: Maps, m: int, n: int):
-        self.maps, self.m, self.n = maps, m, n
+    Args:
+        store: The device where the sums lie; that of the matrices, unless given.
+    """
+
+    def __init__(self, maps: Maps, m: int, n: int, store: torch.device | str | None = None):
+        self.maps, self.m, self.n, self.store = maps, m, n, store
         self.parts: tuple[torch.Tensor, ...] | None = None
 
     def take(self, G: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -62,7 +66,7 @@ class Sketch:
 
     def add(self, G: torch.Tensor, factor: float = 1.0) -> None:
         """Adds factor * G to the sum."""
-        new = self.take(G)
+        new = [part.to(self.store or part.device) for part in self.take(G)]
         if self.parts is None:
             self.parts = tuple(factor * part for part in new)
         else:
@@ -71,11 +75,16 @@ class Sketch:
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Q (m, k), C (k, k), P (n, k) with G ~ Q C P^T, Q and P orthonormal (algorithm 4.2)."""
-        X, Y, Z = self.parts
+        X, Y, Z = (part.to(self.maps.device) for part in self.parts)
         Q, P = torch.linalg.qr(Y).Q, torch.linalg.qr(X[: self.maps.columns].T).Q
         phi, psi = self.maps.left(self.m)[1], self.maps.right(self.n)[1]
         C = least_squares(phi @ Q, Z)  # (k, s)
         return Q, least_squares(psi.T @ P, C.T).T, P
+
+    def product(self) -> torch.Tensor:
+        """The approximation Q C P^T (m, n) of the sum."""
+        Q, C, P = self.factors()
+        return Q @ C @ P.T
 
     def energies(self, U: torch.Tensor, S: torch.Tensor, V: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Estimates of ||G v||^2 for each column of V (k,) and of ||G||^2; both unbiased.
@@ -83,7 +92,7 @@ class Sketch:
         They are those of the approximation U S V^T plus what the probes, which had no part in it, say of its error.
         """
         k, (upsilon, _) = self.maps.columns, self.maps.left(self.m)
-        seen, explained = self.parts[0][k:].double(), (upsilon[k:] @ U * S).double()  # (q, n), (q, k)
+        seen, explained = self.parts[0][k:].to(V.device).double(), (upsilon[k:] @ U * S).double()  # (q, n), (q, k)
         squares, told = S.double().square(), explained.square().sum(0)
         each = squares + ((seen @ V.double()).square().sum(0) - told) / PROBES
         total = squares.sum() + (seen.square().sum() - told.sum()) / PROBES
@@ -112,31 +121,40 @@ class Sums:
     """Gradients summed over batches, each layer's as a sketch where that is smaller than the sum itself.
 
     Args:
-        maps: One per device; a layer's is that of its weight.
+        columns: Of the sketches; None keeps all sums whole.
+        store: The device where the sums lie; that of the gradients, unless given.
     """
 
-    def __init__(self, columns: int, seed: int = 0):
-        self.columns, self.seed = columns, seed
-        self.maps: dict[torch.device, Maps] = {}
+    def __init__(self, columns: int | None, seed: int = 0, store: torch.device | str | None = None):
+        self.columns, self.seed, self.store = columns, seed, store
+        self.maps: dict[torch.device, Maps] = {}  # one per device; a layer's is that of its gradient
         self.sums: dict[str, torch.Tensor | Sketch] = {}
         self.along: dict[str, torch.Tensor] = {}  # <G, W>
+
+    def begin(self, G: torch.Tensor) -> torch.Tensor | Sketch:
+        """An empty sum for gradients as this one."""
+        if self.columns:
+            maps = self.maps.setdefault(G.device, Maps(self.columns, self.seed, G.device))
+            if 2 * maps.size(*G.shape) < G.numel():
+                return Sketch(maps, *G.shape, self.store)
+        return torch.zeros(G.shape, device=self.store or G.device)
 
     def add(self, name: str, G: torch.Tensor, W: torch.Tensor) -> None:
         """Adds a batch's gradient G (m, n) of a layer with weight W (m, n)."""
         if name not in self.sums:
-            maps = self.maps.setdefault(G.device, Maps(self.columns, self.seed, G.device))
-            smaller = 2 * maps.size(*G.shape) < G.numel()
-            self.sums[name] = Sketch(maps, *G.shape) if smaller else torch.zeros_like(G)
+            self.sums[name] = self.begin(G)
         if isinstance(self.sums[name], Sketch):
             self.sums[name].add(G)
             self.along[name] = self.along.get(name, 0) + (G * W).sum(dtype=torch.float64)
         else:
-            self.sums[name] += G
+            self.sums[name] += G.to(self.sums[name].device)
 
     def projected(self, name: str, W: torch.Tensor) -> Sketch | torch.Tensor:
         """Takes a layer's sum out; a sketch is that of the part orthogonal to W, a whole sum is as it was added."""
         found = self.sums.pop(name)
+        if not isinstance(found, Sketch):
+            return found.to(W.device)
         norm = W.square().sum(dtype=torch.float64)
-        if isinstance(found, Sketch) and norm > 0:
+        if norm > 0:
             found.add(W, -(self.along[name] / norm).item())
         return found

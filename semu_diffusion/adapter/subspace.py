@@ -5,40 +5,23 @@ SEMU, arXiv 2502.07587, sections 3-4 and algorithm 1. A convolution's weight is 
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from .base_layers import device_of, full_precision, weight_matrix
 from .config import SemuConfig
 from .decompose import Basis, decompose, side_by_side
+from .gradients import LossScale, NotFinite, gradients
 from .layer import SemuLayer, layer_name
 from .model import find_layers
-from .moments import LeadingMoments, Moments
+from .moments import LeadingMoments, Root, second_moments
 from .sketch import Sketch, Sums
 
 STACK = 2**25  # most numbers that are worked on together
 CACHED = 2**21  # most of them on a CPU, where they are gone through many times and should stay in its cache
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the time of the block: no dropout, and BatchNorm statistics stay as they are."""
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def matrix(weight: torch.Tensor) -> torch.Tensor:
-    """A weight as its matrix (m, n)."""
-    return weight.flatten(1)
 
 
 def at_once(shape: torch.Size, device: torch.device) -> int:
@@ -72,124 +55,20 @@ def truncate_remain(
     that of G L^-T = U S W^T, and V = C^-1 G^T U / S = L^-T W. V is scaled to columns of norm 1 where C is a multiple
     of I.
     """
-    if isinstance(C, LeadingMoments):
-        basis, size = truncate(C.whiten(G, damping), gamma, max_rank, method), C.size
-        V = C.whiten(basis.V.T, damping).T
-    else:
-        size = C.diagonal().double().mean().item()
-        damped = C.double() + (damping * size + 1e-30) * torch.eye(len(C), dtype=torch.float64, device=C.device)
-        Lt = torch.linalg.cholesky(damped).T
-        A = torch.linalg.solve_triangular(Lt, G.double(), upper=True, left=False)  # (m, n)
-        basis = truncate(A.float(), gamma, max_rank, method)
-        V = torch.linalg.solve_triangular(Lt, basis.V.double(), upper=True)
-    V = V * max(size, 1e-30) ** 0.5  # where nothing kept comes in, C is 0 and the basis is the Euclidean one
+    return truncate_by(G, Root(C, damping, G.device), gamma, max_rank, method)
+
+
+def truncate_by(G: torch.Tensor, root: Root, gamma: float, max_rank: int | None, method: str = "auto") -> Basis:
+    """`truncate_remain` with the root of C."""
+    basis = truncate(root.whiten(G), gamma, max_rank, method)
+    # where nothing kept comes in, C is 0 and the basis is the Euclidean one
+    V = root.back(basis.V) * max(root.size, 1e-30) ** 0.5
     return Basis(basis.U, basis.S, V.float().contiguous(), basis.energy)
 
 
 def gamma_of(name: str, config: SemuConfig) -> float:
     """The gamma of a layer: that of the first matching pattern, else the general one."""
     return next((g for pattern, g in config.gamma_pattern.items() if re.search(pattern, name)), config.gamma)
-
-
-def gradients(
-    model: nn.Module,
-    config: SemuConfig,
-    backward: Callable[[], object],
-    each: Callable[[str, torch.Tensor], object] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Gradients (m, n), fp32, of whatever `backward` back-propagates, for each targeted layer that it reaches.
-
-    `backward` is called once and may run over any number of batches; their gradients add up. The model is in eval
-    mode meanwhile, other parameters get no gradient, and flags and stored gradients are put back afterwards.
-    With an active adapter the gradient is the one at W + U R V^T.
-
-    Args:
-        each: Takes the name and gradient of a layer as soon as a batch's is there; it is freed then, so that only one
-            is alive at a time, and nothing is returned.
-
-    Raises:
-        ValueError: a gradient that is not finite.
-    """
-    layers = find_layers(model, config)
-    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    for parameter, *_ in before:
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    for layer in layers.values():
-        layer.weight.requires_grad_(True)
-    handles = [] if each is None else [hand_over(name, layer.weight, each) for name, layer in layers.items()]
-    try:
-        with eval_mode(model):
-            backward()
-        found = {k: finite(k, v.weight.grad) for k, v in layers.items() if v.weight.grad is not None}
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, flag, grad in before:
-            parameter.requires_grad_(flag)
-            parameter.grad = grad
-    return found
-
-
-def hand_over(name: str, weight: nn.Parameter, each: Callable[[str, torch.Tensor], object]):
-    """Registers the hook that passes a weight's gradient on and frees it."""
-
-    def hook(parameter: nn.Parameter) -> None:
-        if parameter.grad is not None:  # a weight that two layers share has been taken by the first
-            G, parameter.grad = finite(name, parameter.grad), None
-            with torch.no_grad():
-                each(name, G)
-
-    return weight.register_post_accumulate_grad_hook(hook)
-
-
-def finite(name: str, grad: torch.Tensor) -> torch.Tensor:
-    """The gradient as a matrix in fp32. ValueError where it is not finite."""
-    G = matrix(grad).float()
-    rows = torch.linalg.vector_norm(G, dim=1)  # quick; a square may overflow, so in doubt each number is looked at
-    if not rows.isfinite().all() and not G.isfinite().all():
-        raise ValueError(f"the forgetting gradient of {name} is not finite; lower the precision's risk with fp32")
-    return G
-
-
-def patches(layer: nn.Linear | nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """The rows (positions, n) that a layer multiplies with its weight matrix; a convolution's are unfolded."""
-    if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2)
-    sides = layer._reversed_padding_repeated_twice  # (left, right, top, bottom)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.unfold(F.pad(x, sides, mode=mode), layer.kernel_size, layer.dilation, 0, layer.stride)  # (B, in kh kw, L)
-    return x.transpose(1, 2).reshape(-1, x.shape[1] // layer.groups)  # groups add up: they share V
-
-
-def second_moments(
-    model: nn.Module, config: SemuConfig, forward: Callable[[], object]
-) -> dict[str, torch.Tensor | LeadingMoments]:
-    """Mean of x x^T (n, n) over all inputs that each targeted layer sees while `forward` runs.
-
-    For layers with more than `moments.WIDE` inputs its leading part.
-    """
-    layers = find_layers(model, config)
-    sums: dict[str, Moments] = {}
-
-    def watch(name: str):
-        def hook(layer: nn.Module, args: tuple) -> None:
-            n = matrix(layer.weight).shape[1]
-            sums[name] = sums.get(name) or Moments(n, layer.weight.device)
-            overlap = n // layer.weight.shape[1]  # unfolding makes so many copies of the input
-            for part in args[0].detach().split(max(1, STACK // (args[0][0].numel() * overlap))):
-                sums[name].add(patches(layer, part).float())
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad(), eval_mode(model):
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: moments.mean() for name, moments in sums.items()}
 
 
 def find_bases(
@@ -199,8 +78,12 @@ def find_bases(
     forward: Callable[[], object] | None = None,
     sketch: int | None = None,
     method: str = "auto",
+    scale: LossScale | None = None,
+    on_host: bool = False,
 ) -> dict[str, Basis]:
     """The bases of all targeted layers: the whole of algorithm 1. Layers without gradient are left out.
+
+    Sums, roots and factorisations are in fp32 and fp64 whatever the model's precision is, and outside autocast.
 
     Args:
         backward: Runs the forgetting loss over the forget data and back-propagates it.
@@ -209,10 +92,12 @@ def find_bases(
             sketches of that width instead, one layer's gradient alive at a time; energies are then estimates, and
             ranks cannot exceed it. 0 sums nothing: `backward` is one batch, and each layer's basis is exact.
         method: How to decompose: auto, exact, gram or randomized; see `decompose`.
+        scale: What `backward` multiplies its loss by, for fp16; made smaller where gradients overflow.
+        on_host: Keeps second moments and sums of gradients in the CPU's memory.
 
     Raises:
-        ValueError: no targeted layer, no gradient anywhere, a gradient with NaN, a missing `forward`, or a second
-            batch with `sketch` 0.
+        ValueError: no targeted layer, no gradient in more than half of them, a gradient with NaN, a missing
+            `forward`, or a second batch with `sketch` 0.
     """
     layers = find_layers(model, config)
     if not layers:
@@ -221,84 +106,132 @@ def find_bases(
         raise ValueError("the remain geometry needs inputs to keep: pass `forward`")
     if sketch is not None and sketch < 0:
         raise ValueError(f"sketch must be a number of columns, 0 for a single batch, or None, got {sketch}")
-    C = second_moments(model, config, forward) if config.geometry == "remain" else {}
-    if sketch is None:
-        bases = all_bases(gradients(model, config, backward), layers, config, C, method)
-    else:
-        bases = streamed_bases(model, config, backward, C, sketch, method)
+    C = second_moments(model, config, forward, on_host=on_host) if config.geometry == "remain" else {}
+    while True:
+        try:
+            if sketch is None and not on_host:
+                G = gradients(model, config, backward)
+                bases = all_bases(G, layers, config, C, method)
+            else:
+                bases = streamed_bases(model, config, backward, C, sketch, method, on_host)
+            break
+        except NotFinite:
+            if scale is None or not scale.smaller():
+                raise
     bases = {name: bases[name] for name in layers if name in bases and bases[name].rank}
+    check_share(layers, bases)
+    return bases
+
+
+def without_basis(layers: Iterable[str], bases: dict[str, Basis]) -> list[str]:
+    """The targeted layers that the forgetting loss has no gradient in."""
+    return [name for name in layers if name not in bases]
+
+
+def check_share(layers: Iterable[str], bases: dict[str, Basis]) -> None:
+    """ValueError where fewer than half of the targeted layers have a basis."""
     if not bases:
         raise ValueError("the forgetting loss has no gradient in any targeted layer")
-    return bases
+    left = without_basis(layers, bases)
+    if len(left) > len(bases):
+        some = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        raise ValueError(
+            f"the forgetting loss has a gradient in only {len(bases)} of {len(bases) + len(left)} targeted layers, "
+            f"none in {some}; load the model in bf16 or fp32, or choose other target_modules"
+        )
 
 
 def all_bases(
     G: dict[str, torch.Tensor], layers: dict[str, nn.Module], config: SemuConfig, C: dict, method: str = "auto"
 ) -> dict[str, Basis]:
-    """The bases of gradients (m, n), layers of one shape together; G is emptied on the way, to free its memory."""
-    W = lambda name: matrix(layers[name].weight.detach()).float()  # noqa: E731
+    """The bases of gradients (m, n), layers of one shape, or of the same inputs, together; G is emptied on the way."""
     largest = sorted(G, key=lambda name: -G[name].numel())
     device = G[largest[0]].device if G else torch.device("cpu")
-    if C:
-        one = lambda name: (name, find_basis(name, G.pop(name), W(name), config, C[name], method))  # noqa: E731
-        return dict(side_by_side(one, largest, device))
     groups: dict[tuple, list[str]] = {}
     for name in largest:
-        groups.setdefault((G[name].shape, G[name].device, gamma_of(name, config)), []).append(name)
-    parts = []
-    for (shape, place, gamma), names in groups.items():
-        size = at_once(shape, place)
-        parts += [(names[k : k + size], gamma) for k in range(0, len(names), size)]
+        same = (id(C[name]),) if C else (G[name].shape, gamma_of(name, config))
+        groups.setdefault((*same, G[name].device), []).append(name)
 
-    def of_part(part: tuple[list[str], float]) -> list[tuple[str, Basis]]:
-        names, gamma = part
+    def of_inputs(names: list[str]) -> list[tuple[str, Basis]]:
+        root = Root(C[names[0]], config.damping, G[names[0]].device)
+        return [(k, find_basis(k, G.pop(k), weight_matrix(layers[k]), config, root, method)) for k in names]
+
+    def of_shape(names: list[str]) -> list[tuple[str, Basis]]:
         first = G[names[0]]
         stack = torch.empty(len(names), *first.shape, device=first.device)  # (L, m, n)
         for name, out in zip(names, stack):
-            project(G.pop(name), W(name), out)
-        return list(zip(names, decompose(stack, gamma, config.max_rank, method)))
+            project(G.pop(name), weight_matrix(layers[name]), out)
+        return list(zip(names, decompose(stack, gamma_of(names[0], config), config.max_rank, method)))
 
-    return {name: basis for found in side_by_side(of_part, parts, device) for name, basis in found}
+    parts = list(groups.values())
+    if not C:
+        sizes = [at_once(G[names[0]].shape, G[names[0]].device) for names in parts]
+        parts = [names[k : k + size] for names, size in zip(parts, sizes) for k in range(0, len(names), size)]
+    with full_precision(device):
+        found = side_by_side(of_inputs if C else of_shape, parts, device)
+    return {name: basis for part in found for name, basis in part}
 
 
 def streamed_bases(
-    model: nn.Module, config: SemuConfig, backward: Callable[[], object], C: dict, sketch: int, method: str
+    model: nn.Module,
+    config: SemuConfig,
+    backward: Callable[[], object],
+    C: dict,
+    sketch: int | None,
+    method: str,
+    on_host: bool = False,
 ) -> dict[str, Basis]:
-    """The bases without ever holding two layers' gradients: from the one batch, or from sketches of several."""
-    layers, bases, sums = find_layers(model, config), {}, Sums(sketch)
-    W = lambda name: matrix(layers[name].weight.detach()).float()  # noqa: E731
+    """The bases without ever holding two layers' gradients: from the one batch, or from sums of several batches.
+
+    Those are sketches, or whole where `sketch` is None.
+    """
+    layers, bases, root_of = find_layers(model, config), {}, Roots(C, config.damping)
+    sums = Sums(sketch, store="cpu" if on_host else None)
 
     def basis_now(name: str, G: torch.Tensor) -> None:
         if name in bases:
             raise ValueError("sketch 0 is for a single batch, and a second one came; give a number of columns")
-        bases[name] = find_basis(name, G, W(name), config, C.pop(name, None), method)
+        bases[name] = find_basis(name, G, weight_matrix(layers[name]), config, root_of(name, G.device), method)
 
-    gradients(model, config, backward, (lambda name, G: sums.add(name, G, W(name))) if sketch else basis_now)
+    def add(name: str, G: torch.Tensor) -> None:
+        sums.add(name, G, weight_matrix(layers[name]))
+
+    gradients(model, config, backward, basis_now if sketch == 0 else add)
     for name in list(sums.sums):
-        total = sums.projected(name, W(name))
-        if isinstance(total, Sketch) and name not in C:
-            bases[name] = total.basis(gamma_of(name, config), config.max_rank)
-            continue
-        if isinstance(total, Sketch):
-            Q, core, P = total.factors()
-            total = Q @ core @ P.T
-        bases[name] = find_basis(name, total, W(name), config, C.pop(name, None), method)
+        device = device_of(layers[name])
+        with full_precision(device):
+            W = weight_matrix(layers[name])
+            total, root = sums.projected(name, W), root_of(name, device)
+            if isinstance(total, Sketch) and root is None:
+                bases[name] = total.basis(gamma_of(name, config), config.max_rank)
+            else:
+                total = total.product() if isinstance(total, Sketch) else total
+                bases[name] = find_basis(name, total, W, config, root, method)
     return bases
 
 
+class Roots:
+    """Roots of layers' second moments; the last one is kept, for those after it that see the same inputs."""
+
+    def __init__(self, C: dict, damping: float):
+        self.C, self.damping = C, damping
+        self.last: tuple[object, Root | None] = (None, None)
+
+    def __call__(self, name: str, device: torch.device) -> Root | None:
+        C = self.C.get(name)
+        if C is not self.last[0]:
+            self.last = C, None if C is None else Root(C, self.damping, device)
+        return self.last[1]
+
+
 def find_basis(
-    name: str,
-    G: torch.Tensor,
-    W: torch.Tensor,
-    config: SemuConfig,
-    C: torch.Tensor | LeadingMoments | None,
-    method: str = "auto",
+    name: str, G: torch.Tensor, W: torch.Tensor, config: SemuConfig, root: Root | None, method: str = "auto"
 ) -> Basis:
-    """The basis of one layer from its gradient G and weight W (m, n)."""
-    G = project(G, W.float())
-    if C is None:
-        return truncate(G, gamma_of(name, config), config.max_rank, method)
-    return truncate_remain(G, C, gamma_of(name, config), config.max_rank, config.damping, method)
+    """The basis of one layer from its gradient G and weight W (m, n), with the root of its second moments or none."""
+    G, gamma = project(G, W), gamma_of(name, config)
+    if root is None:
+        return truncate(G, gamma, config.max_rank, method)
+    return truncate_by(G, root, gamma, config.max_rank, method)
 
 
 def install_bases(model: nn.Module, bases: dict[str, Basis], adapter_name: str = "default") -> None:
@@ -334,8 +267,8 @@ def param_groups(model: nn.Module, lr: float, adapter_name: str = "default") -> 
     """
     groups = []
     for layer in (m for m in model.modules() if isinstance(m, SemuLayer) and m.r.get(adapter_name)):
-        W = matrix(layer.get_base_layer().weight.detach())
-        unit = (W.float().norm() / (min(W.shape) * layer.r[adapter_name]) ** 0.5).item()
+        W = weight_matrix(layer.get_base_layer())
+        unit = (W.norm() / (min(W.shape) * layer.r[adapter_name]) ** 0.5).item()
         column = layer.semu_V[adapter_name].norm(dim=0).square().mean().sqrt().item()
         groups.append({"params": [layer.semu_R[adapter_name]], "lr": lr * (unit or 1.0) / (column or 1.0)})
     return groups

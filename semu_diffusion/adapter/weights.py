@@ -12,9 +12,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .base_layers import matrix_shape
 from .config import SemuConfig, listed, without_paths
 from .files import save_atomic, write_atomic
-from .layer import SemuLayer, layer_name, matrix_shape
+from .layer import SemuLayer, layer_name
 from .model import find_layers
 
 WEIGHTS = "adapter_model.safetensors"

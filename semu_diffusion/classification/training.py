@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..adapter.subspace import eval_mode
+from ..adapter.gradients import eval_mode
 from .checkpoint import Checkpoint
 from .data import Augment, as_dataset, batches, take
 from .losses import logits_of

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..adapter import SemuConfig, SemuLayer
-from ..adapter.subspace import Basis, eval_mode, find_bases, install_bases, param_groups
+from ..adapter.gradients import eval_mode
+from ..adapter.subspace import Basis, find_bases, install_bases, param_groups
 from ..adapter.weights import WEIGHTS, inject, save_adapter, semu_layers, write_atomic
 from ..metrics.membership import true_confidence
 from ..versions import versions

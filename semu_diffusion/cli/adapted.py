@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import resumable
+from .loading import Loading
 from .options import open_pipeline, output_folder
 
 RESUMABLE = ("base", "erased")  # folders that an interrupted evaluation leaves
@@ -23,7 +24,7 @@ class Run:
     scale: float
     overwrite: bool
     device: str | None
-    dtype: str
+    loading: Loading
     as_json: bool
     quiet: bool
 
@@ -71,6 +72,6 @@ def open_adapted(run: Run):
 
     if run.adapter is None:
         raise ValueError("missing argument ADAPTER: the folder that `semu erase` wrote, or user/name")
-    pipe = open_pipeline(run.model, own_device(run.device), run.dtype)
+    pipe = open_pipeline(run.model, own_device(run.device), run.loading)
     place = local(run.adapter)
     return pipe, place, load_adapter(pipe, place, scale=run.scale)

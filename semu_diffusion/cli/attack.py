@@ -13,6 +13,7 @@ from ..adapter.claims import WORK, check_output, claimed
 from ..attacks.judge import pictograms_judge
 from ..attacks.results import FILE, read_done, write_results
 from .errors import resumable, resume_hint
+from .loading import Loading, loads_model
 from .options import (
     Adapter,
     Device,
@@ -28,6 +29,7 @@ from .options import (
 )
 
 
+@loads_model
 def attack(
     adapter: Adapter,
     output: Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")],
@@ -44,6 +46,8 @@ def attack(
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Attack an erased model: prompts, inversion, images, relearning, file changes.
 
@@ -65,7 +69,7 @@ def attack(
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
     with resumable(resume_hint(output, FILE)), claimed(output):
-        pipe = open_pipeline(model, device, "fp32")
+        pipe = open_pipeline(model, device, loading)
         base = Target(pipe)
         place = local(adapter)
         about = load_adapter(pipe, place, scale=scale)

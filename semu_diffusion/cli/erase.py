@@ -15,9 +15,9 @@ import typer
 
 from ..diffusion.config import EraseConfig
 from .errors import resumable, resume_hint
+from .loading import loading_options, take_loading
 from .options import (
     Device,
-    Dtype,
     Json,
     Model,
     Overwrite,
@@ -69,7 +69,6 @@ def erase(
     overwrite: Overwrite = False,
     resume: Resume = False,
     device: Device = None,
-    dtype: Dtype = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
     **options,
@@ -80,10 +79,12 @@ def erase(
     """
     from ..adapter.claims import WORK, claimed
     from ..diffusion.erasure import prepare_folder, run_erasure
+    from ..diffusion.loading import default_device
     from ..diffusion.recipes import recipe_of
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
+    loading = take_loading(options)
     given = {k: v for k, v in options.items() if v not in (None, [])}
     recipe = recipe_of(config) if config else None
     if recipe:
@@ -96,12 +97,13 @@ def erase(
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
     begun = resume_hint(output, f"{WORK}/states.safetensors")
     with resumable(begun), claimed(output) if first else nullcontext():
-        pipe = open_pipeline(model, device, dtype)
+        pipe = open_pipeline(model, device, loading, placed=False)
         pipe.register_to_config(_name_or_path=model)
         with display(quiet or not first) as callback:
             if recipe:
                 settings = for_family(recipe, pipe, given, callback)
-            erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, keep_work=evaluate)
+            place = device or default_device()
+            erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, place, keep_work=evaluate)
             report = finish(erasure, model, callback) if evaluate and first else None
     if not first:
         return
@@ -142,4 +144,4 @@ def with_options(command, options: dict[str, inspect.Parameter], first: tuple[st
     command.__annotations__ = {p.name: p.annotation for p in command.__signature__.parameters.values()}
 
 
-with_options(erase, erase_options(), tuple(MAIN))
+with_options(erase, {**erase_options(), **loading_options()}, tuple(MAIN))

@@ -25,7 +25,9 @@ SYSTEM = {
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
     errno.EIO: "the disk does not work; write somewhere else",
 }
-MEMORY = "out of memory; use less at a time (--max-memory, --batch-size), --dtype bf16, or another --device"
+MEMORY = (
+    "out of memory; use less at a time (--max-memory, --batch-size), --dtype bf16, --offload model, or another --device"
+)
 
 
 class Interrupted(Exception):
@@ -55,6 +57,8 @@ def message_of(error: BaseException) -> tuple[str, int]:
         return error.format_message(), 2
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
         return MEMORY, 2
+    if isinstance(error, NotImplementedError) and "meta tensor" in text:
+        return "this model cannot be offloaded layer by layer; use --offload model or group", 2
     if kind == "SafetensorError":
         return safetensors_message(text), 2
     if isinstance(error, OSError) and error.errno in SYSTEM:

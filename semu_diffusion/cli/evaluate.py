@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from .adapted import Run, open_adapted, prepared
+from .loading import Loading, loads_model
 from .options import (
     Device,
-    Dtype,
     Json,
     MaybeAdapter,
     Model,
@@ -60,6 +60,7 @@ Results = Annotated[
 ]
 
 
+@loads_model
 def evaluate(
     adapter: MaybeAdapter = None,
     output: Output = None,
@@ -84,9 +85,10 @@ def evaluate(
     verify: Verify = False,
     results: Results = None,
     device: Device = None,
-    dtype: Dtype = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Measure what an adapter forgets and what it keeps, beside the base model.
 
@@ -99,7 +101,7 @@ def evaluate(
 
     check_scale(scale)
     quieten()
-    run = Run(adapter, output, model, scale, overwrite, device, dtype, as_json, quiet)
+    run = Run(adapter, output, model, scale, overwrite, device, loading, as_json, quiet)
     if verify:
         return verify_command(run, results, classifier, clip)
     if output is None:

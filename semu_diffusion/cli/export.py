@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from .loading import Loading, loads_model
 from .options import Adapter, Model, Overwrite, check_scale, open_pipeline, output_folder
 from .terminal import tell
 
 
+@loads_model
 def export(
     adapter: Adapter,
     output: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -36,6 +38,8 @@ def export(
     ] = False,
     scale: Annotated[float, typer.Option(help="Strength that is written.")] = 1.0,
     overwrite: Overwrite = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Write an adapter in a format that other programs load.
 
@@ -54,7 +58,7 @@ def export(
         raise ValueError("a native adapter is written at full strength; give --scale where it is loaded")
     output_folder(output, overwrite)
     with claimed(output):
-        pipe = open_pipeline(model, None, "fp32")
+        pipe = open_pipeline(model, None, loading, whole=to == "merged")
         load_adapter(pipe, adapter, scale=scale)
         if compress is not None:
             print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)

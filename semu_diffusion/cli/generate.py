@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, MaybeAdapter, Model, Quiet, Scale, Seed, check_scale, display, open_pipeline
+from .loading import Loading, loads_model
+from .options import Device, MaybeAdapter, Model, Quiet, Scale, Seed, check_scale, display, open_pipeline
 
 
+@loads_model
 def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
     output: Annotated[Path, typer.Option(help="A .png file, or a folder for several pictures.")],
@@ -21,8 +23,9 @@ def generate(
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
     seed: Seed = 0,
     device: Device = None,
-    dtype: Dtype = "fp32",
     quiet: Quiet = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Draw pictures with an adapter at any strength; without one the base model draws.
 
@@ -38,7 +41,7 @@ def generate(
     single = output.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
     if single and len(prompts) > 1:
         raise ValueError(f"{len(prompts)} pictures do not fit into the file {output}; give a folder")
-    pipe = open_pipeline(model, device, dtype)
+    pipe = open_pipeline(model, device, loading)
     if adapter:
         load_adapter(pipe, adapter, scale=scale)
     with display(quiet) as callback:

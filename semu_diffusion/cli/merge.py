@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from .loading import Loading, loads_model
 from .options import Json, Model, Overwrite, open_pipeline, output_folder
 from .terminal import tell
 
 
+@loads_model
 def merge(
     adapters: Annotated[list[str], typer.Argument(help="Two or more adapters of one base model.")],
     output: Annotated[Path, typer.Option(help="Folder for the one adapter; new or empty.")],
@@ -20,6 +22,8 @@ def merge(
     energy: Annotated[float, typer.Option(help="Truncate each layer's sum to this share of its energy.")] = 1.0,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    *,
+    loading: Loading,
 ) -> None:
     """Combine adapters of one base model into one, and say how far they get in each other's way.
 
@@ -41,7 +45,7 @@ def merge(
         raise ValueError("give two or more adapters to merge")
     output_folder(output, overwrite)
     with claimed(output):
-        pipe = open_pipeline(model, None, "fp32")
+        pipe = open_pipeline(model, None, loading)
         names = short_names(adapters)
         with filled(output) as part:
             results = merge_adapters(pipe, [local(a) for a in adapters], part, weight, energy, model, names, tell)

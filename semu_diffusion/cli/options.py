@@ -6,9 +6,12 @@ import json
 import logging
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..diffusion.loading import Loading
 
 Model = Annotated[str, typer.Option(help="Folder or Hub id; default: pictograms.", metavar="NAME", show_default=False)]
 ADAPTER = "Adapter folder, its .safetensors file, or user/name."
@@ -19,7 +22,6 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupte
 Scale = Annotated[float, typer.Option(help="Strength of the adapter; 0 is the base model.")]
 Repo = Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:1, mps; default: a GPU if any.", metavar="NAME")]
-Dtype = Annotated[str, typer.Option(help="fp32 (default), fp16 or bf16.", metavar="TYPE", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")]
@@ -35,17 +37,12 @@ def quieten() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def open_pipeline(model: str, device: str | None, dtype: str):
-    """The pipeline at `--model`."""
-    import torch
-
+def open_pipeline(model: str, device: str | None, loading: Loading, **options):
+    """The pipeline at `--model`; the options are those of `load_pipeline`."""
     from ..diffusion import load_pipeline
 
-    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if dtype not in types:
-        raise ValueError(f"dtype must be one of {', '.join(types)}, got {dtype!r}")
     quieten()
-    return load_pipeline(model, device, types[dtype])
+    return load_pipeline(model, device, loading=loading, **options)
 
 
 def output_folder(folder: Path, overwrite: bool) -> Path:

@@ -6,7 +6,8 @@ import json
 
 from ..diffusion.config import EraseConfig
 from .erase import erase_options, with_options
-from .options import Device, Dtype, Json, Model, display, open_pipeline, quieten
+from .loading import loading_options, take_loading
+from .options import Device, Json, Model, display, open_pipeline, quieten
 
 CHOICES = ("concept", "kind", "synonym", "anchor", "keep", "seed")  # of `semu erase`, as far as prompts depend on them
 
@@ -14,7 +15,6 @@ CHOICES = ("concept", "kind", "synonym", "anchor", "keep", "seed")  # of `semu e
 def prompts(
     model: Model = "pictograms",
     device: Device = None,
-    dtype: Dtype = "fp32",
     as_json: Json = False,
     **options,
 ) -> None:
@@ -29,8 +29,9 @@ def prompts(
     from ..diffusion.plan import make_plan
 
     quieten()
+    loading = take_loading(options)
     config = EraseConfig(**{k: v for k, v in options.items() if v not in (None, [])})
-    family, words = family_of(open_pipeline(model, device, dtype), config.train), vocabulary_of(model_path(model))
+    family, words = family_of(open_pipeline(model, device, loading), config.train), vocabulary_of(model_path(model))
     if as_json:
         plan, config = make_plan(family, config, words, [], Callback())
         pairs = [{k: v for k, v in vars(pair).items() if v is not None} for pair in plan.pairs]
@@ -43,4 +44,5 @@ def prompts(
     print(f"\nkept, strength {config.strength:g}:", *dict.fromkeys(plan.keep), sep="\n")
 
 
-with_options(prompts, {name: option for name, option in erase_options().items() if name in CHOICES}, CHOICES)
+chosen = {name: option for name, option in erase_options().items() if name in CHOICES}
+with_options(prompts, {**chosen, **loading_options()}, CHOICES)

@@ -8,7 +8,7 @@ _EXPORTS = {
     "draw": "generate",
     "erase": "erasure",
     "load_adapter": "pipeline",
-    "load_pipeline": "pipeline",
+    "load_pipeline": "loading",
     "run_erasure": "erasure",
     "save_lora": "lora",
     "set_scale": "pipeline",

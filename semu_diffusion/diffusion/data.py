@@ -17,7 +17,7 @@ from .given import given_pictures
 from .pipeline import base_name
 from .states import Contexts, States, draw_records, fingerprint, gather, noised_images
 
-BATCH = 32  # latents drawn together
+BATCH = 32  # latents whose noise is drawn together
 
 
 def make_states(
@@ -28,6 +28,7 @@ def make_states(
     work: Path | None,
     accelerator: Accelerator,
     callback: Callback,
+    at_once: int = BATCH,
 ) -> States:
     """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
     forget = spread(pairs, config.latents, config.seed)
@@ -35,12 +36,12 @@ def make_states(
     kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]
     made_of = {"forget": [vars(p) for p in forget], "kept": [p.prompt for p in kept], "config": config.to_dict()}
     key = fingerprint(model=base_name(family.pipe), **made_of)
-    with accelerator.main_process_first():
+    with accelerator.main_process_first(), accelerator.autocast():
         states = kept_states(work / "states.safetensors", key, callback) if work else None
         if states is None:
             if work:
                 check_space(work, states_bytes(family, config), "what the model draws to learn from")
-            states = draw_states(family, config, pairs, forget, kept, callback)
+            states = draw_states(family, config, pairs, forget, kept, callback, at_once)
             if work and accelerator.is_main_process:
                 states.save(work / "states.safetensors", key)
     return states
@@ -56,7 +57,13 @@ def kept_states(file: Path, key: str, callback: Callback) -> States | None:
 
 
 def draw_states(
-    family: Family, config: EraseConfig, pairs: list[Pair], forget: list[Pair], kept: list[Pair], callback: Callback
+    family: Family,
+    config: EraseConfig,
+    pairs: list[Pair],
+    forget: list[Pair],
+    kept: list[Pair],
+    callback: Callback,
+    at_once: int = BATCH,
 ) -> States:
     """Every second forgotten latent follows its prompt, the others its anchor; kept ones follow their prompts."""
     callback.stage("forget latents", len(forget) + len(kept))
@@ -66,14 +73,25 @@ def draw_states(
 
     def drawn(pairs: list[Pair], steer: list[bool], seed: int) -> list[dict]:
         return draw_records(
-            family, contexts, pairs, steer, config.sampler_steps, config.guidance, seed, BATCH, callback.advance
+            family,
+            contexts,
+            pairs,
+            steer,
+            config.sampler_steps,
+            config.guidance,
+            seed,
+            BATCH,
+            callback.advance,
+            at_once,
         )
 
     def given(latents: torch.Tensor, own: list[Pair]) -> list[dict]:
         generator, records = torch.Generator().manual_seed(config.seed), []
         for k in range(0, len(own), BATCH):
             part = slice(k, k + BATCH)
-            records += noised_images(family, contexts, latents[part], own[part], config.sampler_steps, generator)
+            records += noised_images(
+                family, contexts, latents[part], own[part], config.sampler_steps, generator, at_once
+            )
         return records
 
     records = drawn(forget, [k % 2 == 0 for k in range(len(forget))], config.seed)

@@ -7,32 +7,37 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from safetensors import SafetensorError
 from torch import nn
 
 from ..adapter import SemuConfig
 from ..adapter.claims import BEGUN, WORK, check_output, check_space, claimed, read_json
 from ..adapter.config import erased_concepts
-from ..adapter.subspace import Basis, find_bases, install_bases
+from ..adapter.gradients import LossScale
+from ..adapter.model import find_layers
+from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
 from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
+from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
 from .families import family_of
-from .memory import module_bytes, plan
+from .footprint import measure as measure_footprint
+from .footprint import probe
+from .loading import Loading, check_device, default_device, load_pipeline
+from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
-from .pipeline import base_name, denoiser, load_pipeline, model_path, parts
+from .pipeline import base_name, denoiser, model_path
 from .plain import plain
 from .plan import Plan, make_plan
+from .precision import left_out, loss_scale, make_accelerator
 from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -61,13 +66,13 @@ def erase(pipe, concept: str | list[str], output: str | Path | None = None, **op
     Args:
         concept: A word, "... style", a .txt file of prompts, or several of these.
         output: Folder for the adapter, its LoRA and results.json; None writes nothing.
-        **options: Fields of `EraseConfig`; besides `overwrite`, `resume`, `callback`, `device`.
+        **options: Fields of `EraseConfig`; besides `overwrite`, `resume`, `callback`, `device`, `loading`.
 
     Raises:
         ValueError: bad options, an output folder in use, an unknown model.
         FloatingPointError: the loss became NaN; the last checkpoint is kept.
     """
-    run = {k: options.pop(k) for k in ("overwrite", "resume", "callback", "device") if k in options}
+    run = {k: options.pop(k) for k in ("overwrite", "resume", "callback", "device", "loading") if k in options}
     return run_erasure(pipe, EraseConfig(concept=concept, **options), output, **run)
 
 
@@ -79,6 +84,7 @@ def run_erasure(
     resume: bool = False,
     callback: Callback | None = None,
     device: str | None = None,
+    loading: Loading | None = None,
     keep_work: bool = False,
 ) -> Erasure:
     """`erase` with a config; see there.
@@ -87,11 +93,14 @@ def run_erasure(
         keep_work: What a resumed run needs stays in the folder; `evaluation.finish` takes it away when all is done.
     """
     callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
-    pipe = load_pipeline(pipe, device) if isinstance(pipe, str) else pipe
-    with plain(pipe, learning=True) as off:
+    if isinstance(pipe, str):
+        device = device or default_device()
+        pipe = load_pipeline(pipe, device, loading=loading, placed=False)
+    place = check_device(device) if device else execution_device(pipe)
+    with plain(pipe, learning=True, hooks=False) as off:  # hooks stay: what is offloaded may not fit at once
         if off:
             callback.warn(f"erased from the model itself, for the time of it without: {', '.join(off)}")
-        return erase_plain(pipe, name, config, output, overwrite, resume, callback, keep_work, off)
+        return erase_plain(pipe, name, config, output, overwrite, resume, callback, keep_work, off, place)
 
 
 def erase_plain(
@@ -104,8 +113,9 @@ def erase_plain(
     callback: Callback,
     keep_work: bool,
     off: list[str],
+    place: torch.device,
 ) -> Erasure:
-    """`run_erasure` on a pipeline that was made plain; `off` says what was taken off it."""
+    """`run_erasure` on a pipeline that was made plain, on a device; `off` says what was taken off it."""
     started = time.time()
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
@@ -113,12 +123,7 @@ def erase_plain(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
         )
     folder = Path(output) if output else None
-    AcceleratorState._reset_state()  # else a second run in one process could not choose its own precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, log_with=config.tracker,
-                              project_dir=folder and str(folder), cpu=pipe.device.type == "cpu",
-                              # U and V are buffers, and the same everywhere since make_bases
-                              kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])  # fmt: skip
-    pipe.to(accelerator.device)
+    accelerator = make_accelerator(config, folder, place)
     with claimed(folder) if folder and accelerator.is_main_process else contextlib.nullcontext():
         if folder and accelerator.is_main_process:
             prepare_folder(folder, config, overwrite, resume, name)
@@ -137,31 +142,41 @@ def erase_with(
 ) -> None:
     """From the plan of prompts to the trained adapter on the pipeline; fills in the erasure's plan, progress, facts."""
     pipe, config, folder = erasure.pipe, erasure.config, erasure.folder
+    scale, device = loss_scale(accelerator, family.dtype), accelerator.device
+    present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == device)
+    room = budget(config, device, present)
+    family.stage = Stage(pipe, family, device, room)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
     work, before = folder / WORK if folder else None, []
     try:
+        family.stage.begin()
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
         planned, config = broadcast_object_list([*make_plan(family, config, vocabulary, before, callback)])
-        config, fits = fitted(family, config, planned.pairs[0].prompt, callback)
-        states = make_states(family, config, planned.pairs, planned.keep, work, accelerator, callback)
-        with idle_parts_parked(pipe, family):
-            bases = make_bases(family, config, states, accelerator, callback)
+        with accelerator.autocast():
+            config, batches = fitted(family, config, planned.pairs[0].prompt, room)
+        if batches.words:
+            callback.stage(f"memory: {batches.words}")
+        states = make_states(family, config, planned.pairs, planned.keep, work, accelerator, callback, batches.drawn)
+        wake(family.model)
+        bases = make_bases(family, config, states, accelerator, callback, scale, batches)
         if folder:
             check_space(folder, OUTPUTS * adapter_bytes(bases), "the adapter with its checkpoint")
     except BaseException as error:
         if folder and accelerator.is_main_process and not (resume or worth_keeping(error, work)):
             shutil.rmtree(work, ignore_errors=True)
         leave_before(pipe)
+        family.stage.end(pipe)
         raise
     adapt(family, config, bases, name, planned)
     if config.on_top_of:
         train_beside(family.model)
-    with idle_parts_parked(pipe, family):
-        progress = train(family, config, states, accelerator, work, callback)
+    progress = train(family, config, states, accelerator, work, callback, scale, batches)
     freeze(family)
+    family.stage.end(pipe)
+    fits = {"memory": batches.words} if batches.words else {}
     erasure.config, erasure.progress, erasure.plan = config, progress, planned
     erasure.facts |= {"seconds": 0.0, **measure(family, bases, progress), **fits, "before": before}
     erasure.facts |= planned.facts()
@@ -201,39 +216,18 @@ def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, res
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def fitted(family, config: EraseConfig, prompt: str, callback: Callback) -> tuple[EraseConfig, dict]:
-    """The choices that fit into --max-memory, and the fact of it; ValueError where none do."""
-    if config.max_memory is None:
-        return config, {}
-    resident = {id(m): m for m in (*parts(family.pipe).values(), getattr(family.pipe, "vae", None)) if m is not None}
-    parked = {} if family.pipe.device.type == "cpu" else {id(m) for m in idle_parts(family.pipe, family)}
-    fixed = sum(module_bytes(m) for key, m in resident.items() if key not in parked)
-    config, words = plan(family, config, adapter_config(config), prompt, fixed)
-    callback.stage(f"memory: {words}")
-    return config, {"memory": words}
-
-
-def idle_parts(pipe, family) -> list[nn.Module]:
-    """Models that nothing needs once the prompts are encoded and the pictures are latents."""
-    busy = {id(family.model), id(denoiser(pipe))}
-    return [m for m in pipe.components.values() if isinstance(m, nn.Module) and id(m) not in busy]
-
-
-@contextlib.contextmanager
-def idle_parts_parked(pipe, family) -> Iterator[None]:
-    """Text encoders and autoencoder in the CPU's memory for the time of the block, where that is another one."""
-    device, idle = family.model.device, idle_parts(pipe, family)
-    if device.type == "cpu":
-        yield
-        return
-    for module in idle:
-        module.to("cpu")
-    torch.cuda.empty_cache()
-    try:
-        yield
-    finally:
-        for module in idle:
-            module.to(device)
+def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tuple[EraseConfig, Batches]:
+    """The choices that fit into so many bytes; ValueError where none do."""
+    if room is None:
+        return config, default_batches(config)
+    semu = adapter_config(config)
+    if not find_layers(family.model, semu):
+        raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
+    foot = measure_footprint(family.model, semu, probe(family, prompt), family.device)
+    models = {id(m): m for m in (family.model, denoiser(family.pipe))}.values()
+    host = None if family.device.type == "cpu" else host_room()
+    fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
+    return plan_memory(config, fixed, foot, room, host)
 
 
 def adapter_config(config: EraseConfig) -> SemuConfig:
@@ -249,20 +243,30 @@ def adapter_config(config: EraseConfig) -> SemuConfig:
 
 
 def make_bases(
-    family, config: EraseConfig, states: States, accelerator: Accelerator, callback: Callback
+    family,
+    config: EraseConfig,
+    states: States,
+    accelerator: Accelerator,
+    callback: Callback,
+    scale: LossScale | None = None,
+    batches: Batches | None = None,
 ) -> dict[str, Basis]:
     """The bases from all forget records; every process computes the same sums, the first one's bases count."""
     callback.stage("gradient and SVD")
-    trainer = Trainer(family, config, states, accelerator, Path("."))
-    model = family.model
+    trainer = Trainer(family, config, states, accelerator, Path("."), scale, batches)
+    model, semu = family.model, adapter_config(config)
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
-        model, adapter_config(config), trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch
-    )
+        model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch,
+        scale=scale, on_host=trainer.batches.on_host,
+    )  # fmt: skip
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
+    targeted = find_layers(model, semu)
+    if missing := without_basis(targeted, bases):
+        callback.warn(left_out(missing, len(targeted)))
     return bases
 
 
@@ -276,11 +280,18 @@ def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str,
 
 
 def train(
-    family, config: EraseConfig, states: States, accelerator: Accelerator, work: Path | None, callback: Callback
+    family,
+    config: EraseConfig,
+    states: States,
+    accelerator: Accelerator,
+    work: Path | None,
+    callback: Callback,
+    scale: LossScale | None = None,
+    batches: Batches | None = None,
 ) -> Progress:
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(family, config, states, accelerator, work or Path(scratch))
+        trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale, batches)
         callback.stage("training R", trainer.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")

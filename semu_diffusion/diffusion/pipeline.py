@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..adapter.claims import read_json
 from ..adapter.config import SemuConfig
 from ..adapter.switch import all_off, set_strength, switch
 from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_adapter, semu_layers
-from .whole import check_whole
 
 EMBEDDED = "pictograms"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -42,105 +40,6 @@ def component(pipe) -> str:
 def denoiser(pipe) -> nn.Module:
     """The model that is erased from."""
     return getattr(pipe, component(pipe))
-
-
-def load_pipeline(model: str, device: str | None = None, dtype: torch.dtype = torch.float32):
-    """A diffusers pipeline from the embedded name, a folder, a single `.safetensors` file, or a Hub id.
-
-    Raises:
-        ValueError: nothing there, or not a diffusers pipeline.
-    """
-    from diffusers import DiffusionPipeline
-
-    path, device = model_path(model), check_device(device)
-    if path.endswith((".safetensors", ".ckpt")):
-        return load_single_file(Path(path)).to(device, dtype)
-    if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
-        raise ValueError(f"{model} is a folder without model_index.json, so it is no diffusers pipeline")
-    if not Path(path).exists() and (path.count("/") != 1 or path.startswith((".", "/"))):
-        raise ValueError(f"no model at {model}: expected a diffusers folder, a Hub id like user/name, or {EMBEDDED!r}")
-    check_index(path)
-    try:
-        # Weights from pickles, which may run code, are no way out where there are none in safetensors.
-        pipe = DiffusionPipeline.from_pretrained(path, use_safetensors=True)
-    except Exception as error:  # diffusers and transformers raise whatever a folder of theirs makes them stumble over
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        pickled = "; weights in .bin may run code when they are read, so convert them" * (".safetensors" in said)
-        raise ValueError(f"cannot load the model {model}: {said}{pickled * ('no file' in said)}") from None
-    check_whole(pipe)
-    return pipe.to(device, dtype)
-
-
-def check_index(path: str) -> None:
-    """ValueError where a folder names no pipeline of diffusers or has damaged JSON; code in it is never run."""
-    import diffusers
-
-    file = Path(path) / "model_index.json"
-    index = read_json(file) if file.is_file() else {"_class_name": "DiffusionPipeline"}
-    kind = index.get("_class_name") if isinstance(index, dict) else None
-    if not isinstance(kind, str) or not hasattr(diffusers, kind):
-        raise ValueError(f"{file} names no pipeline of diffusers {diffusers.__version__} (its _class_name is {kind!r})")
-    for part in sorted(Path(path).glob("*/*config.json")):
-        if not isinstance(read_json(part), dict):
-            raise ValueError(f"{part} holds no configuration; download the model's folder again")
-
-
-def load_single_file(file: Path):
-    """A pipeline from one checkpoint file in the layout of the original code, as Civitai has them.
-
-    Such a file holds weights only. Configurations and tokenizers come from a diffusers folder of the same name without
-    its ending, or from the folder that the file lies in; where neither is one, diffusers asks the Hub for those of
-    the model that the file looks like.
-
-    Raises:
-        ValueError: no such file, a pickle, or a file that is not of such a model.
-    """
-    import diffusers
-    from safetensors import SafetensorError
-
-    if file.suffix != ".safetensors":
-        raise ValueError(f"{file} may run code when it is read; convert it to .safetensors first")
-    if not file.is_file():
-        raise ValueError(f"no model at {file}: there is no such file")
-    folder = next((f for f in (file.with_suffix(""), file.parent) if (f / "model_index.json").is_file()), None)
-    options = {}
-    try:
-        if folder:
-            index = diffusers.DiffusionPipeline.load_config(folder)
-            kind = getattr(diffusers, index["_class_name"])
-            options = {"config": str(folder), "local_files_only": True}
-        else:
-            kind = single_file_kind(file)
-        return kind.from_single_file(str(file), **options)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError, RuntimeError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = f"a diffusers folder {file.with_suffix('')} with the model's configurations may help"
-        raise ValueError(f"cannot load {file} as a single-file checkpoint: {said}; {where}") from None
-
-
-def single_file_kind(file: Path) -> type:
-    """The pipeline class that fits the names of a checkpoint's weights; Stable Diffusion's where none is special."""
-    import diffusers
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as weights:
-        names = set(weights.keys())
-    marks = {
-        "StableDiffusionXLPipeline": "conditioner.embedders.1.model.ln_final.weight",
-        "StableDiffusion3Pipeline": "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias",
-    }
-    found = next((name for name, mark in marks.items() if mark in names), "StableDiffusionPipeline")
-    return getattr(diffusers, found)
-
-
-def check_device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU if there is one. ValueError where this machine has no such device."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def parts(pipe) -> dict[str, nn.Module]:

@@ -60,7 +60,11 @@ def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_wor
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict(), **erasure.plan.about()}
     save_adapters(erasure.pipe, folder, about)
     save_loras(erasure.pipe, folder, warn)
-    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "device": str(erasure.pipe.device)}
+    machine = {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(execution_device(erasure.pipe)),
+    }
     results = {
         "base_model": base_model,
         "options": erasure.config.to_dict(),

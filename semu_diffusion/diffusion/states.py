@@ -103,8 +103,11 @@ def trajectory(
     guidance: float,
     generator: torch.Generator,
     seeds: Sequence[int | None] = (),
+    at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """Draws one latent per prompt with the guided sampler and records each of its states with three predictions.
+
+    Records are on the CPU: there may be gigabytes of them.
 
     Args:
         steer: True where the trajectory follows the prompt, False where it follows the anchor: once the concept is
@@ -112,8 +115,9 @@ def trajectory(
         steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
         seeds: Of each latent's first noise, as the pipeline would draw it; None and none given: of the generator.
+        at_once: Most latents that go through the model together; how many does not change what is drawn.
     """
-    device, dtype = family.model.device, family.model.dtype
+    device, dtype = family.device, family.dtype
     rows, other = contexts[prompts], contexts[anchors]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
@@ -127,15 +131,31 @@ def trajectory(
     times = [family.times((k + shift) / steps).to(device) for k in reversed(range(steps))]
     records = []
     for t, s in zip(times, [*times[1:], torch.full_like(times[0], -1)], strict=True):
-        concept, anchor, empty = predict_distinct(family, x, t, values, own)
-        records.append(
-            {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
-        )
+        concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)
+        record = {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
+        records.append({key: value.cpu() for key, value in record.items()})
         led = torch.where(follow, concept, anchor)
         if family.guided:
             led = guided(led, empty, guidance)
         x = family.step(x.float(), led.float(), t, s).to(dtype)
     return records
+
+
+def predict_parts(
+    family: Family,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    contexts: tuple[Conditions, ...],
+    rows: tuple[torch.Tensor, ...],
+    at_once: int | None = None,
+) -> list[torch.Tensor]:
+    """`predict_distinct` of at most so many latents at a time."""
+    parts = torch.arange(len(x)).split(at_once or len(x))
+    found = [
+        predict_distinct(family, x[k], t[k], tuple(select(c, k) for c in contexts), tuple(r[k] for r in rows))
+        for k in parts
+    ]
+    return [torch.cat(part) for part in zip(*found)]
 
 
 def predict_distinct(
@@ -157,9 +177,10 @@ def noised_images(
     pairs: list[Pair],
     steps: int,
     generator: torch.Generator,
+    at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """The same records from given pictures, a pair each: latents (N, C, H, W) noised to `steps` random times each."""
-    device, dtype, n = family.model.device, family.model.dtype, len(latents)
+    device, dtype, n = family.device, family.dtype, len(latents)
     rows, other = contexts[[p.prompt for p in pairs]], contexts[[p.anchor for p in pairs]]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
@@ -168,7 +189,7 @@ def noised_images(
         t = family.times((k + torch.rand(n, generator=generator)) / steps).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
         x = family.noised(latents, noise, t).to(dtype)
-        concept, anchor, empty = predict_distinct(family, x, t, values, own)
+        concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)
         truth = family.truth(latents, noise, t)
         records.append(
             {
@@ -195,6 +216,7 @@ def draw_records(
     seed: int,
     batch_size: int,
     progress: Callable[[int], None],
+    at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """`trajectory` over all pairs in batches; one generator per batch, so that the batch number fixes its noise."""
     records = []
@@ -202,7 +224,7 @@ def draw_records(
         part, generator = pairs[start : start + batch_size], torch.Generator().manual_seed(seed + start)
         records += trajectory(family, contexts, [p.prompt for p in part], [p.anchor for p in part],
                               steer[start : start + batch_size], steps, guidance, generator,
-                              [p.seed for p in part])  # fmt: skip
+                              [p.seed for p in part], at_once)  # fmt: skip
         progress(len(part))
     return records
 

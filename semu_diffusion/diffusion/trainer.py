@@ -13,14 +13,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ..adapter.gradients import LossScale
 from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
 from ..adapter.weights import semu_layers
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
+from .devices import is_hooked
 from .families import Family, moved
+from .memory import Batches, default_batches
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .pipeline import base_name
+from .precision import set_scaler
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
 CHECK_EVERY = 10  # steps between measurements of what is left
@@ -52,9 +56,11 @@ class Progress:
 class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
-    def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path):
+    def __init__(self, family: Family, config: EraseConfig, states: States, accelerator: Accelerator, folder: Path,
+                 scale: LossScale | None = None, batches: Batches | None = None):  # fmt: skip
+        self.batches = batches or default_batches(config)
         self.family, self.config, self.states = family, config, states
-        self.accelerator, self.folder = accelerator, folder
+        self.accelerator, self.folder, self.scale = accelerator, folder, scale
         parts = config.accumulate * accelerator.num_processes
         if config.batch_size % parts:
             raise ValueError(f"batch-size must be a multiple of accumulate times processes, here {parts}")
@@ -105,9 +111,10 @@ class Trainer:
         records = self.forget[: self.config.gradient_records]  # in random order since __init__
 
         def backward() -> None:
-            for index in records.split(max(1, 2 * self.config.batch_size // self.config.accumulate)):
+            for index in records.split(self.batches.gradient):
                 share = len(index) / len(records)
-                (share * squared_error(self.predict(model, index), self.targets(index))).backward()
+                loss = share * squared_error(self.predict(model, index), self.targets(index))
+                (self.scale.value * loss if self.scale else loss).backward()
 
         return backward
 
@@ -118,13 +125,13 @@ class Trainer:
         keep, empty = (index[torch.randperm(len(index), generator=generator)] for index in kinds)
         prompted = count - min(count // 4, len(empty))
         chosen = torch.cat([keep[:prompted], empty[: count - prompted]])
-        return lambda: [self.predict(model, index) for index in chosen.split(32)]
+        return lambda: [self.predict(model, index) for index in chosen.split(self.batches.moments)]
 
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
         over, under, shifts = 0.0, 0.0, self.adversary.spread(len(self.held_out))
-        for index, shift in zip(*(v.split(4 * self.config.batch_size) for v in (self.held_out, shifts)), strict=True):
+        for index, shift in zip(*(v.split(self.batches.checked) for v in (self.held_out, shifts)), strict=True):
             concept = self.states.concept[index].to(self.accelerator.device)
             a, b = remaining_share(self.predict(model, index, shift), concept, self.targets(index))
             over, under = over + a, under + b
@@ -173,13 +180,15 @@ class Trainer:
             FloatingPointError: the loss is not finite; the last checkpoint is left as it is.
         """
         progress, optimizer = Progress(), self.optimizer()
+        set_scaler(self.accelerator, self.scale)
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         while progress.step < self.end(progress):
+            placed = [not is_hooked(self.family.model), False]  # hooks place what is offloaded
             with warnings.catch_warnings():
                 # Of accelerate's words for torch: the argument's new name is not known to all versions allowed here.
                 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-                model, prepared = self.accelerator.prepare(self.family.model, optimizer)
+                model, prepared = self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
             while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
                     group["lr"] = lr * self.rate(progress)
@@ -201,10 +210,19 @@ class Trainer:
 
     def step(self, model: nn.Module, optimizer, step: int) -> dict:
         """One optimizer step over `accumulate` parts of the batch."""
-        whole, n = self.batch(step), self.config.accumulate
+        whole = self.batch(step)
         if len(self.adversary):
             self.follow(whole)
-        row = {"step": step + 1}
+        while True:
+            row = self.gradient(model, whole, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            if not optimizer.step_was_skipped:  # else fp16 overflowed, and the loss is scaled less from now on
+                return row
+
+    def gradient(self, model: nn.Module, whole: Batch, step: int) -> dict:
+        """Back-propagates the loss of a batch; the step's row of the history."""
+        row, n = {"step": step + 1}, self.config.accumulate
         for part in zip(*(v.tensor_split(n) for v in (whole.forget, whole.keep, whole.shift)), strict=True):
             loss, parts = self.loss(model, Batch(*part))
             self.accelerator.backward(loss / n)
@@ -216,8 +234,6 @@ class Trainer:
             raise FloatingPointError(
                 f"the loss is {row['loss']} at step {step + 1}; lower --lr or use --mixed-precision no"
             )
-        optimizer.step()
-        optimizer.zero_grad()
         return row
 
     def over_processes(self, row: dict) -> dict:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, moments
-from semu_diffusion.adapter.moments import LeadingMoments, Moments
-from semu_diffusion.adapter.subspace import find_bases, second_moments, truncate, truncate_remain
+from semu_diffusion.adapter.moments import LeadingMoments, Moments, second_moments
+from semu_diffusion.adapter.subspace import find_bases, truncate, truncate_remain
 
 
 @pytest.fixture

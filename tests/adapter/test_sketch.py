@@ -6,8 +6,9 @@ from models import build, loss, predict
 from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, find_layers
+from semu_diffusion.adapter.gradients import gradients
 from semu_diffusion.adapter.sketch import Maps, Sketch, Sums
-from semu_diffusion.adapter.subspace import find_bases, gradients, project
+from semu_diffusion.adapter.subspace import find_bases, project
 
 
 def decaying(m, n, decay, seed):

@@ -11,16 +11,14 @@ from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, SemuLayer, SemuLinear, find_layers
 from semu_diffusion.adapter.decompose import choose_rank
+from semu_diffusion.adapter.gradients import gradients, patches
+from semu_diffusion.adapter.moments import second_moments
 from semu_diffusion.adapter.subspace import (
     find_bases,
     gamma_of,
-    gradients,
     install_bases,
-    matrix,
     param_groups,
-    patches,
     project,
-    second_moments,
     truncate,
     truncate_remain,
 )
@@ -281,7 +279,7 @@ CONVS = [
 @pytest.mark.parametrize("options", CONVS, ids=str)
 def test_patches_times_the_matrix_is_the_convolution(options):
     conv, x = nn.Conv2d(3, 5, **{"kernel_size": 3, **options}).double(), torch.randn(2, 3, 8, 7).double()
-    rows = patches(conv, x) @ matrix(conv.weight).T + conv.bias
+    rows = patches(conv, x) @ conv.weight.flatten(1).T + conv.bias
     torch.testing.assert_close(rows, conv(x).permute(0, 2, 3, 1).reshape(-1, 5))
 
 
@@ -290,7 +288,7 @@ def test_patches_of_a_grouped_convolution_are_those_of_its_groups(options):
     conv, x = nn.Conv2d(4, 6, **{"kernel_size": 3, "groups": 2, **options}).double(), torch.randn(2, 4, 6, 5).double()
     rows = patches(conv, x)
     rows = rows.view(-1, 2, rows.shape[1])  # (positions, group, n)
-    out = torch.cat([rows[:, g] @ matrix(conv.weight[3 * g : 3 * g + 3]).T for g in (0, 1)], 1) + conv.bias
+    out = torch.cat([rows[:, g] @ conv.weight[3 * g : 3 * g + 3].flatten(1).T for g in (0, 1)], 1) + conv.bias
     torch.testing.assert_close(out, conv(x).permute(0, 2, 3, 1).reshape(-1, 6))
 
 
@@ -495,7 +493,7 @@ def test_find_bases_errors(config, backward, message):
 
 def some_bases(rank=2, names=("first", "head")):
     layers = find_layers(build("mlp"), SemuConfig())
-    return {k: truncate(torch.randn(matrix(layers[k].weight).shape), 1.0, rank) for k in names}
+    return {k: truncate(torch.randn(layers[k].weight.flatten(1).shape), 1.0, rank) for k in names}
 
 
 @pytest.mark.parametrize("how", ["peft", "injected"])

@@ -8,7 +8,7 @@ from adapters import predict_noise, put_on_unet
 from diffusers import DiffusionPipeline
 
 from semu_diffusion import load_pipeline
-from semu_diffusion.adapter.layer import matrix_shape
+from semu_diffusion.adapter.base_layers import matrix_shape
 from semu_diffusion.adapter.merging import compress, compress_adapter
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.diffusion.export import export

@@ -12,7 +12,7 @@ from eval.scale import models as scale_models
 from eval.scale import scaling
 from semu_diffusion import erase, load_pipeline
 from semu_diffusion.adapter import SemuConfig, SemuLayer
-from semu_diffusion.adapter.subspace import second_moments
+from semu_diffusion.adapter.moments import second_moments
 
 
 def run(monkeypatch, output, *arguments):

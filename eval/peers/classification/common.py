@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from semu_diffusion.adapter.subspace import eval_mode
+from semu_diffusion.adapter.gradients import eval_mode
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.classification import predict
 from semu_diffusion.classification.data import Augment, batches, labels_of, shifted, take

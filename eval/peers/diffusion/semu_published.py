@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from semu_diffusion.adapter import SemuConfig
+from semu_diffusion.adapter.gradients import gradients
 from semu_diffusion.adapter.model import find_layers
-from semu_diffusion.adapter.subspace import gradients
 from semu_diffusion.diffusion.objectives import squared_error
 
 from .work import Budget, Edited, Work, update

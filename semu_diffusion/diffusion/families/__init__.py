@@ -22,6 +22,20 @@ __all__ = ["FAMILIES", "Conditions", "Diffusion", "Family", "Flow", "family_of",
 __all__ += [family.__name__ for family in FAMILIES]
 
 
+def takes(index: dict) -> bool:
+    """Whether the pipeline that a `model_index.json` names is of a family."""
+    import diffusers
+
+    kind = getattr(diffusers, str(index["_class_name"]), None)
+    by_class = isinstance(kind, type) and any(issubclass(kind, family.pipelines) for family in FAMILIES)
+    return by_class or (index.get("unet") or [None])[-1] == "UNet2DModel"
+
+
+def known_families() -> str:
+    """The families, in words."""
+    return "; ".join(family.title for family in FAMILIES)
+
+
 def family_of(pipe, train: str = "denoiser") -> Family:
     """The family of a pipeline.
 
@@ -39,5 +53,4 @@ def family_of(pipe, train: str = "denoiser") -> Family:
     for family in FAMILIES:
         if family.matches(pipe):
             return family(pipe)
-    known = "; ".join(f.title for f in FAMILIES)
-    raise ValueError(f"{type(pipe).__name__} is not a family that can be erased from; known: {known}")
+    raise ValueError(f"{type(pipe).__name__} is not a family that can be erased from; known: {known_families()}")

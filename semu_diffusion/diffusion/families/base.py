@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from ...adapter.base_layers import compute_dtype
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
-from ..pipeline import denoiser
+from ..devices import Stage, compute_device
+from ..pipeline import TEXT_ENCODERS, denoiser
 
 Conditions = dict[str, torch.Tensor]  # what the prompts become for the model; row i of each tensor is prompt i
 
@@ -29,6 +32,11 @@ def join(parts: list[Conditions]) -> Conditions:
 def moved(conditions: Conditions, device: torch.device | str) -> Conditions:
     """The conditions on a device."""
     return {key: value.to(device) for key, value in conditions.items()}
+
+
+def cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
+    """The conditions as a model of this dtype takes them, where an encoder has another; whole numbers stay."""
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in conditions.items()}
 
 
 class Family(ABC):
@@ -49,6 +57,7 @@ class Family(ABC):
     def __init__(self, pipe):
         self.pipe = pipe
         self.model: nn.Module = denoiser(pipe)
+        self.stage: Stage | None = None  # what moves parts to and from the device during an erasure
 
     @classmethod
     def matches(cls, pipe) -> bool:
@@ -80,8 +89,11 @@ class Family(ABC):
         Args:
             guidance: For models that take it as an input; others leave it out.
         """
+        encoders = [getattr(self.pipe, name, None) for name in TEXT_ENCODERS]
         parts = [prompts[k : k + self.at_once] for k in range(0, len(prompts), self.at_once)]
-        return join([self.encode_part(part, guidance) for part in parts])
+        with self.stage.awake(*encoders) if self.stage else nullcontext():
+            found = join([self.encode_part(part, guidance) for part in parts])
+        return cast(found, self.dtype)
 
     @torch.no_grad()
     def text_states(self, prompts: list[str]) -> torch.Tensor:
@@ -112,6 +124,16 @@ class Family(ABC):
     # ------------------------------------------------------------------------------------------ latents
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return compute_device(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, and so what it is given."""
+        return compute_dtype(self.model)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the latents."""
         size = self.model.config.sample_size
@@ -130,6 +152,11 @@ class Family(ABC):
         vae = self.pipe.vae
         if not hasattr(vae.config, "scaling_factor") or not isinstance(vae, AutoencoderKL):
             raise ValueError(f"pictures need the model's full autoencoder, AutoencoderKL; this is {type(vae).__name__}")
+        with self.stage.awake(vae) if self.stage else nullcontext():
+            return self.encode_pictures(vae, images)
+
+    def encode_pictures(self, vae: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """`encode_images` with the autoencoder on its device."""
         parts = (vae.encode(2 * part.to(vae.device, vae.dtype) - 1).latent_dist.mean for part in images.split(8))
         return (torch.cat(list(parts)) - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
 

@@ -94,7 +94,7 @@ class ClassConditional(Diffusion):
         return [left[k % len(left)] for k in range(count)]
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
-        return {"label": torch.tensor([self.label(p) for p in prompts], device=self.model.device)}
+        return {"label": torch.tensor([self.label(p) for p in prompts], device=self.device)}
 
     # ----------------------------------------------------------------------------------- model, pictures
 
@@ -105,7 +105,7 @@ class ClassConditional(Diffusion):
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Pictures (N, C, H, W) in [-1, 1] of images in [0, 1]; grey where the model draws one channel."""
         images = images.mean(1, keepdim=True) if self.latent_shape[0] == 1 else images
-        return (2 * images - 1).to(self.model.device, self.model.dtype)
+        return (2 * images - 1).to(self.device, self.dtype)
 
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         out = model(x, t, class_labels=conditions["label"]).sample
@@ -129,7 +129,7 @@ class ClassConditional(Diffusion):
         conditions, pictures = self.encode(prompts), []
         for rows in torch.arange(len(prompts)).split(batch_size):
             noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seeds[r])) for r in rows]
-            x = torch.stack(noise).to(self.model.device, self.model.dtype)
+            x = torch.stack(noise).to(self.device, self.dtype)
             times = self.times(torch.linspace(1 - 1e-6, 0, steps + 1)[:-1]).tolist()
             for t, s in zip(times, [*times[1:], -1], strict=True):
                 t, s = (torch.full((len(x),), k, device=x.device) for k in (t, s))

@@ -6,6 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from ..devices import compute_device
 from .base import Conditions, Diffusion
 
 
@@ -20,7 +21,7 @@ class StableDiffusion(Diffusion):
         ids = tokenizer(
             prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         ).input_ids
-        return {"text": encoder(ids.to(encoder.device))[0]}
+        return {"text": encoder(ids.to(compute_device(encoder)))[0]}
 
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         return model(x, t, conditions["text"]).sample

@@ -30,7 +30,7 @@ class TextEncoder(StableDiffusion):
         ids = tokenizer(
             prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids
-        return {"ids": ids.to(self.model.device)}
+        return {"ids": ids.to(self.device)}
 
     def text_states(self, prompts: list[str]) -> torch.Tensor:
         with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 
 from ...callbacks import Callback
 from ...diffusion.concepts import COMMON, name_of
+from ...diffusion.devices import execution_device
 from ...diffusion.pipeline import switched_off
 from ...diffusion.plain import plain
 from ...inputs.pictures import list_pictures, read_picture
@@ -164,7 +165,7 @@ def run_suite(
     notes = SUITES[config.suite].notes(config, pipe)
     for note in notes:
         callback.warn(f"left out, {note}")
-    judges, lpips = judges_of(config, shots, pipe.device), lpips_of(config)
+    judges, lpips = judges_of(config, shots, execution_device(pipe)), lpips_of(config)
     made_by = source_of(pipe)
     common = (config.steps, config.guidance, config.batch_size)
     with plain(pipe) as off:
@@ -181,7 +182,7 @@ def run_suite(
     natural = mark_natural(records)
     report = rows(config, records, judges, callback)
     size = list(read_picture(files["base"][0]).shape[1:])
-    made_by |= {"size": size, "device": pipe.device.type, "natural": natural, "taken_off": off}
+    made_by |= {"size": size, "device": execution_device(pipe).type, "natural": natural, "taken_off": off}
     made_by |= {"left_out": notes} if notes else {}
     report["protocol"] = protocol(config, shots, judges) | made_by
     return report, records
