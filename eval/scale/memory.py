@@ -106,7 +106,9 @@ def checked(name: str, latents: int) -> dict:
     from semu_diffusion.diffusion.families import family_of
     from semu_diffusion.diffusion.trainer import Trainer
 
-    config = EraseConfig("cigarette", latents=2, keep_latents=2, sampler_steps=2, batch_size=1, max_rank=16)
+    config = EraseConfig(
+        "cigarette", latents=2, keep_latents=2, sampler_steps=2, batch_size=1, max_rank=16, strength=0.75
+    )
     plan, cpu = Batches(drawn=1, moments=1, gradient=1, checked=1), torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         family = family_of(load_pipeline(str(write_pipeline(name, Path(folder), latents)), "cpu"))
@@ -116,7 +118,7 @@ def checked(name: str, latents: int) -> dict:
     pairs, states, bases = family.pairs(config.concept, None, words, 0), [], {}
     taken = {
         "drawing": peak_bytes(
-            lambda: states.append(make_states(family, config, pairs, words, None, accelerator, Callback(), 1)), cpu
+            lambda: states.append(make_states(family, config, pairs, ["a dog"], None, accelerator, Callback(), 1)), cpu
         )
     }
     trainer = Trainer(family, config, states[0], accelerator, Path("."), batches=plan)

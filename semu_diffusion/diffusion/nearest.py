@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import align_module_device
 
 from .concepts import Concept, Pair, Vocabulary, frames_of, names, others_of, singular
 from .concepts.language import is_noun
@@ -79,7 +80,9 @@ def token_words(pipe, name: str, count: int = WORDS) -> list[str]:
     whole = {t.removesuffix("</w>"): k for t, k in vocabulary.items() if t.endswith("</w>")}
     if not whole or encoder is None:
         return []
-    vectors = encoder.get_input_embeddings().weight.float()
+    table = encoder.get_input_embeddings()
+    with align_module_device(table):  # an offloaded one is elsewhere
+        vectors = table.weight.detach().float()
     own = vectors[tokenizer(name, add_special_tokens=False).input_ids].mean(0)
     nearness = torch.cosine_similarity(vectors, own[None])  # (V,)
     found = []
@@ -122,7 +125,8 @@ def answer_distances(
     for r in records:
         for word in words:
             rows = contexts[said[word]]
-            answer = family.predict(r["x"], r["t"], select(contexts.values, rows))
+            x, t = (r[key].to(family.device) for key in ("x", "t"))
+            answer = family.predict(x, t, select(contexts.values, rows)).cpu()
             apart[word] += (answer - r["concept"]).float().square().sum().item()
     nothing = sum((r["anchor"] - r["concept"]).float().square().sum().item() for r in records)
     return {w: (value / max(nothing, 1e-12)) ** 0.5 for w, value in apart.items()}

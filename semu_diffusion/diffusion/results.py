@@ -15,6 +15,7 @@ from ..adapter.claims import WORK, remove_files
 from ..adapter.subspace import Basis
 from ..adapter.weights import header_of, semu_layers, write_atomic
 from ..versions import versions
+from .devices import execution_device
 from .export import Warn, save_loras
 from .naming import KOHYA, OLD_KOHYA
 from .pipeline import save_adapters

@@ -80,13 +80,13 @@ def test_checkpointing_spares_and_is_off_again(family, foot):
 def test_the_estimate_is_near_what_the_stages_take(family_folder):
     """Each stage run as an erasure runs it, its tensors counted: within 15 % where the model's records count."""
     family = family_of(load_family(family_folder("sd1")))
-    config = EraseConfig("cigarette", **{**SHORT, "batch_size": 8})
+    config = EraseConfig("cigarette", **{**SHORT, "batch_size": 8}, strength=0.75)
     semu, plan = adapter_config(config), Batches(gradient=8, moments=8, checked=8, drawn=4)
     foot = measure(family.model, semu, probe(family, "a cat"), CPU)
     need = stages(config, plan, 0, foot)
     pairs = family.pairs(config.concept, None, vocabulary_of(""), 0)
     accelerator = Accelerator(cpu=True)
-    states = make_states(family, config, pairs, vocabulary_of(""), None, accelerator, Callback())
+    states = make_states(family, config, pairs, ["a dog"], None, accelerator, Callback())
     trainer = Trainer(family, config, states, accelerator, None, batches=plan)
     index = torch.zeros(8, dtype=torch.long)
     taken = {}

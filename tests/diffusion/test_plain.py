@@ -290,8 +290,7 @@ def test_sequential_offload(pipe, folders, tiny_model, first):
 def test_erasing_under_sequential_offload(pipe, tiny_model):
     alone = erase(str(tiny_model), "cigarette", device="cpu", **QUICK)
     offload(pipe)
-    with pytest.warns(UserWarning, match="sequential offload"):
-        erase(pipe, "cigarette", **QUICK)
+    erase(pipe, "cigarette", **QUICK)  # the hooks stay: what is offloaded may not fit at once
     assert pipe.unet.conv_in.weight.is_meta and offloaded(pipe.text_encoder) == "sequential"
     assert torch.equal(pictures(pipe), pictures(alone.pipe))
 
