@@ -3,10 +3,13 @@
 import importlib
 import re
 import sys
+from dataclasses import fields
 
 import pytest
 import yaml
 from pages import PAGES, ROOT
+
+from semu_diffusion.diffusion import EraseConfig
 
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 TEXTS = {**PAGES, **{n: (ROOT / n).read_text() for n in ("CHANGELOG.md", "SECURITY.md", "docs/benchmark.md")}}
@@ -62,7 +65,8 @@ def test_option_tables_are_filled_in(monkeypatch):
     from docs_options import on_page_markdown
 
     page = on_page_markdown(PAGES["docs/api/diffusion.md"])
-    assert "<!-- options" not in page and "| `gamma` | `float` | `0.9` |" in page
+    assert "<!-- options" not in page
+    assert all(f"| `{f.name}` | `" in page for f in fields(EraseConfig)) and f"`{EraseConfig.gamma!r}` |" in page
     sys.modules.pop("docs_options")
 
 
