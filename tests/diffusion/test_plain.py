@@ -194,6 +194,14 @@ def test_erasing_is_from_the_model_itself(pipe, tiny_model):
     assert not torch.equal(pictures(pipe), off) and not torch.equal(pictures(pipe), with_both)
 
 
+def test_erasing_under_an_image_prompt(pipe):
+    put_image_prompt(pipe)
+    before = dict(pipe.unet.attn_processors)
+    with pytest.warns(UserWarning, match="IP-Adapter on the unet"):
+        erase(pipe, "cigarette", **{**QUICK, "steps": 1})
+    assert pipe.unet.attn_processors == before and not any("processor" in name for name in semu_layers(pipe.unet))
+
+
 def random_adapter(folder, name, seed, targets=r".*attn2.to_.*"):
     """A folder with a random adapter for the tiny UNet."""
     from adapters import put_on
