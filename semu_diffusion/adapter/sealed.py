@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from .files import data_of, save_atomic
 SEAL = "sha256"
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names."""
-    found = hashlib.sha256()
+def digest(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, str]) -> str:
+    """SHA-256 over the facts, and over names, types, shapes and values in the order of the names."""
+    found = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
     for name in sorted(tensors):
         found.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         found.update(data_of(tensors[name]))
@@ -25,7 +26,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def save_sealed(tensors: Mapping[str, torch.Tensor], path: Path, facts: Mapping[str, str]) -> None:
     """`save_atomic` with the digest of all values among the facts in the header."""
-    save_atomic(tensors, path, {**facts, SEAL: digest(tensors)})
+    save_atomic(tensors, path, {**facts, SEAL: digest(tensors, {"format": "pt", **facts})})
 
 
 def load_sealed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -40,6 +41,6 @@ def load_sealed(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:100]})") from None
-    if facts.pop(SEAL, None) != digest(tensors):
-        raise ValueError(f"{path} is damaged: its values are not those that were written")
+    if facts.pop(SEAL, None) != digest(tensors, facts):
+        raise ValueError(f"{path} is damaged: it is not as it was written")
     return tensors, facts

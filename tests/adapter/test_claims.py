@@ -196,6 +196,10 @@ def test_every_bit_of_a_sealed_file_counts(tmp_path):
             file.write_bytes(changed)
             with pytest.raises(ValueError, match="is damaged"):
                 load_sealed(file)
+    for changed in (data.replace(b'"key":"k"', b'"key":"j"'), data.replace(b'"x":', b'"y":')):
+        file.write_bytes(changed)
+        with pytest.raises(ValueError, match="is damaged"):
+            load_sealed(file)
     header = json.loads(data[8:begin])
     for text in (json.dumps({**header, "__metadata__": {"key": "k"}}), '{"a": 5}', ""):
         file.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[begin:])

@@ -18,6 +18,7 @@ from semu_diffusion.evaluation.verification import compare, measure_again, read_
 from semu_diffusion.hub.card import plain, write_card
 
 MUTATIONS = 300
+TRAINING = {"steps": 4, "trained": 9, "trained_percent": 0.5, "left": 0.25, "seconds": 1.5}
 ROW = {"UA": 95.0, "IRA": 90.0, "per_concept": {"cigarette": 5.0, "dog": 92.5}, "intervals": {"UA": [80.5, 99.1]},
        "counts": {"forget": 2, "keep": 2}}  # fmt: skip
 PROTOCOL = {"suite": "pictograms", "concepts": {"cigarette": "object"}, "seeds_forget": 1, "seeds_keep": 1,
@@ -34,7 +35,7 @@ def folder(tmp_path):
         for i in range(2):
             Image.new("RGB", (8, 8), (60 * i, 90, 0)).save(folder / side / f"{i}.png")
             records[side].append({"file": f"{side}/{i}.png", "part": "forget", "label": f"dog {i}", "detections": []})
-    results = {"base_model": "a/b", "options": {"concept": ["cigarette"], "steps": 4}, "training": {"steps": 4},
+    results = {"base_model": "a/b", "options": {"concept": ["cigarette"], "steps": 4}, "training": TRAINING,
                "history": [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}], "adapter": {"ranks": {"conv_in": 3}},
                "evaluation": {"base": ROW, "erased": ROW, "protocol": PROTOCOL}}  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results))
@@ -124,8 +125,10 @@ def test_pictures_elsewhere_are_shown_when_asked_for(folder, tmp_path, semu):
         inside(folder, "/etc/hostname")
 
 
-def test_damaged_results_end_in_one_line(folder):
-    """And never in another error, nor in much time."""
+def test_damaged_results_end_in_one_line(folder, monkeypatch):
+    """And never in another error; what would be drawn is not."""
+    monkeypatch.setattr("semu_diffusion.evaluation.suites.pictograms.run_pictograms", lambda *_, **__: ({}, {}))
+    monkeypatch.setattr("semu_diffusion.evaluation.verification.run_suite", lambda *_, **__: ({}, {}))
     rng, refused = random.Random(0), 0
     whole = {name: (folder / name).read_text() for name in ("results.json", "records.json")}
     for k in range(MUTATIONS):
@@ -142,9 +145,8 @@ def test_damaged_results_end_in_one_line(folder):
 
 def verified(folder):
     recorded = read_results(folder)["evaluation"]
+    measure_again(None, recorded, {}, folder)
     compare(recorded, {"base": ROW, "erased": ROW})
-    if not isinstance(recorded, dict) or "protocol" not in recorded:
-        measure_again(None, recorded, {}, folder)
 
 
 def carded(folder):
