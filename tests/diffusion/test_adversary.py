@@ -14,6 +14,7 @@ from semu_diffusion.diffusion.trainer import Trainer
 ROUND = {
     "anchor": "",
     "strength": 0.75,
+    "near": 0.0,
     "target_modules": "all",
     "latents": 16,
     "batch_size": 8,

@@ -238,9 +238,9 @@ def test_text_in_any_letter_case(tmp_path):
 @pytest.mark.parametrize(
     "name, content, wrong",
     [
-        ("a.csv", "text\na gun\n", "column named prompt"),
-        ("a.jsonl", "a gun\n", "line 1 is not JSON"),
-        ("a.jsonl", '"a gun"\n', "object with a prompt"),
+        ("a.csv", "words\na gun\n", "a.csv.*prompt"),
+        ("a.jsonl", "a gun\n", "line 1: no JSON"),
+        ("a.jsonl", "[1]\n", "line 1: expected an object or a text"),
         ("a.jsonl", '{"prompt": "x", "kind": "thing"}', "unknown kind 'thing'"),
         ("a.jsonl", '{"prompt": "x", "seed": "many"}', "whole number"),
         ("a.jsonl", '{"prompt": "A gun", "anchor": "a  GUN"}', "are the same"),
