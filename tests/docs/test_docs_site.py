@@ -52,6 +52,17 @@ def test_the_reference_names_what_is_there():
         assert getattr(importlib.import_module(module), attribute).__doc__, name
 
 
+def test_the_map_names_what_is_there():
+    """`file.py: name` and every `folder/file.py` of docs/architecture.md."""
+    text = PAGES["docs/architecture.md"]
+    named = re.findall(r"`((?:\w+/)+\w+\.py)(?:: (\w+))?`", text)
+    assert len(named) > 15
+    for file, name in named:
+        path = next((p for p in (ROOT / "semu_diffusion" / file, ROOT / file) if p.is_file()), None)
+        assert path is not None, file
+        assert not name or re.search(rf"^ *(class|def) {name}\b", path.read_text(), re.MULTILINE), (file, name)
+
+
 def test_the_public_names_are_in_the_reference():
     import semu_diffusion
 
