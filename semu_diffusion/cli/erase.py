@@ -31,7 +31,7 @@ from .options import (
 
 SWITCHES = "Advanced, on or off"
 # What most people need, with what stands for the value; the rest is advanced.
-MAIN = {"concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "keep": "TEXT", "max_memory": "GB", "seed": "N"}
+MAIN = {"concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "max_memory": "GB", "seed": "N"}
 
 
 def erase_options() -> dict[str, inspect.Parameter]:

@@ -28,7 +28,7 @@ class Loading:
         ValueError: an unknown dtype or way to offload.
     """
 
-    dtype: str = option("auto", "fp32, fp16, bf16; default: the files', on a CPU fp32.")
+    dtype: str = option("auto", "fp32, fp16 or bf16; default: the files'.")
     variant: str | None = option(None, "Of the files, such as fp16; default: the plain ones, or the only one.")
     revision: str | None = option(None, "Branch, tag or commit on the Hub.")
     token: str | None = option(None, "Hub token; default: the one of `hf auth login`.")

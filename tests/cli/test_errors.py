@@ -85,11 +85,11 @@ def test_debug_shows_where(place, semu):
     ],
 )
 def test_ctrl_c_before_anything_leaves_nothing(command, hint, monkeypatch, tmp_path, semu):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("semu_diffusion.diffusion.load_pipeline", stop)
-    monkeypatch.setattr("semu_diffusion.diffusion.pipeline.load_pipeline", stop)
+    monkeypatch.setattr("semu_diffusion.diffusion.loading.load_pipeline", stop)
     words = [str(tmp_path / "out") if word == "OUT" else word for word in command]
     status, out, err = semu(*words)
     assert (status, out, err) == (130, "", f"semu: {hint}\n") and not (tmp_path / "out").exists()

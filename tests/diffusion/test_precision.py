@@ -88,7 +88,7 @@ def effect(pipe, folder):
     prompts = ["3", "1"] if family.empty is None else ["a picture of a cigarette", ""]
     predict = lambda: family.predict(x, family.times(torch.tensor([0.2, 0.9])), family.encode(prompts)).float()  # noqa: E731
     before = predict()
-    load_adapter(pipe, folder)
+    load_adapter(pipe, folder, scale=4.0)  # far from what rounding to bf16 does
     return predict() - before
 
 
