@@ -4,13 +4,17 @@ BIN := $(VENV)/bin
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-lowest lint bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/semu erase --concept cigarette --output demo --overwrite
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+test-lowest: $(VENV)-lowest/.installed
+	$(VENV)-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -29,6 +33,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)-lowest/.installed: pyproject.toml scripts/lower_bounds.py
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) scripts/lower_bounds.py > $(VENV)-lowest/requirements.txt
+	$(VENV)-lowest/bin/python -m pip install -r $(VENV)-lowest/requirements.txt
+	$(VENV)-lowest/bin/python -m pip install --no-deps -e .
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed
