@@ -31,13 +31,19 @@ def hooks_of(module: nn.Module) -> list:
     return list(getattr(hook, "hooks", [] if hook is None else [hook]))
 
 
-def held(tensors: nn.Module, name: str) -> torch.Tensor:
+def held(tensors: nn.Module, name: str, meta: bool = False) -> torch.Tensor:
     """A tensor of a ParameterDict or BufferDict, fetched where it is offloaded.
 
     Hooks bring a module's own tensors before its forward; those of a dict are used without one.
+
+    Args:
+        meta: Whether all else is on the meta device, where no values are needed.
+
+    Raises:
+        ValueError: it has no values.
     """
     value = tensors[name]
-    if not value.is_meta:
+    if not value.is_meta or meta:
         return value
     for hook in hooks_of(tensors):
         if getattr(hook, "weights_map", None) is not None:
@@ -128,9 +134,10 @@ class SemuLayer(nn.Module, BaseTunerLayer):
             if name in self.scaling:
                 self.scaling[name] = 1.0 if scale is None or scale == 0 else self.scaling[name] / scale
 
-    def left(self, adapter_name: str) -> torch.Tensor:
+    def left(self, adapter_name: str, meta: bool = False) -> torch.Tensor:
         """scale * U R, (m, r)."""
-        return self.scaling[adapter_name] * held(self.semu_U, adapter_name) @ held(self.semu_R, adapter_name)
+        U, R = (held(parts, adapter_name, meta) for parts in (self.semu_U, self.semu_R))
+        return self.scaling[adapter_name] * U @ R
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """scale * U R V^T in the shape of the weight, fp32."""
@@ -195,7 +202,7 @@ class SemuLinear(SemuLayer):
     """Linear layer with U R V^T beside it."""
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        V, UR = held(self.semu_V, adapter_name).to(x), self.left(adapter_name).to(x)
+        V, UR = held(self.semu_V, adapter_name, x.is_meta).to(x), self.left(adapter_name, x.is_meta).to(x)
         return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -207,7 +214,7 @@ class SemuConv2d(SemuLayer):
 
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         conv = self.get_base_layer()
-        V, UR = held(self.semu_V, adapter_name).to(x), self.left(adapter_name).to(x)
+        V, UR = held(self.semu_V, adapter_name, x.is_meta).to(x), self.left(adapter_name, x.is_meta).to(x)
         down = V.T.reshape(-1, *weight_shape(conv)[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)

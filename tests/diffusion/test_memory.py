@@ -11,13 +11,14 @@ from torch import nn
 
 from semu_diffusion import erase
 from semu_diffusion.adapter import SemuConfig
-from semu_diffusion.adapter.subspace import find_bases
+from semu_diffusion.adapter.subspace import find_bases, install_bases
+from semu_diffusion.adapter.weights import inject
 from semu_diffusion.callbacks import Callback
 from semu_diffusion.diffusion import EraseConfig, memory
 from semu_diffusion.diffusion.concepts import vocabulary_of
 from semu_diffusion.diffusion.data import make_states
 from semu_diffusion.diffusion.devices import module_bytes
-from semu_diffusion.diffusion.erasure import adapt, adapter_config
+from semu_diffusion.diffusion.erasure import adapter_config
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.footprint import Footprint, Line, LiveBytes, checkpointing, measure, peak_bytes, probe
 from semu_diffusion.diffusion.memory import Batches, fitted_batches, plan_memory, stages
@@ -101,7 +102,9 @@ def test_the_estimate_is_near_what_the_stages_take(family_folder):
         ),
         CPU,
     )
-    adapt(family, config, bases, "")
+    semu.ranks = {name: basis.rank for name, basis in bases.items()}
+    inject(family.model, semu)
+    install_bases(family.model, bases)
     optimizer = accelerator.prepare(trainer.optimizer())
     taken["training"] = peak_bytes(lambda: trainer.step(family.model, optimizer, 0), CPU)
     assert 0.85 < foot.forward(8) / taken["moments"] < 1.15
