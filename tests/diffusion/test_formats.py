@@ -55,7 +55,7 @@ def test_the_adapter_comes_back_exactly(tiny_model, saved):
         pipe = load_pipeline(str(tiny_model))
         config = load_adapter(pipe, path)
         assert config.about["concept"] == ["cigarette"]
-        assert config.about["base_model"] == str(tiny_model)
+        assert config.about["base_model"] == tiny_model.name  # no folder of this machine
         assert torch.equal(predict_noise(pipe), erased)
         set_scale(pipe, 0.0)
         assert torch.equal(predict_noise(pipe), base)
