@@ -32,7 +32,7 @@ from torch import nn
 from semu_diffusion.adapter.weights import save_atomic, write_atomic
 from semu_diffusion.classification import load_classifier, load_data
 from semu_diffusion.diffusion.generate import draw
-from semu_diffusion.diffusion.pipeline import load_pipeline
+from semu_diffusion.diffusion.loading import load_pipeline
 from semu_diffusion.metrics.fid import InceptionDistance, feature_fid
 
 STAGES = ("data", "unet", "export", "check")
