@@ -41,7 +41,8 @@ def _fid_compute(real: Tensor, fake: Tensor) -> Tensor:
     """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of features (N, d) and (M, d), fp64 scalar.
 
     With C1 = A^T A and C2 = B^T B, the root's trace is the sum of the singular values of A B^T. The eigenvalues of
-    C1 C2 would do, too, but those that are 0, of fewer pictures than features, come out as rounding, whose roots add up.
+    C1 C2 would do, too, but the zeros among them (fewer pictures than features) come out as rounding, and roots of
+    rounding add up.
     """
     if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(f"FID: expected two or more of each, got {tuple(real.shape)} real, {tuple(fake.shape)} fake")
