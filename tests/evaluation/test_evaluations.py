@@ -316,6 +316,21 @@ def test_photographs_made_elsewhere(tmp_path, semu):
     assert json.loads(out)["pictures"]["detections"] == 0  # a face is no exposed class
 
 
+def test_a_photograph_that_was_cut_off_is_named(tmp_path, semu):
+    pytest.importorskip("nudenet", reason="NudeNet is not installed")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((64, 64), 50).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "b.png").write_bytes((tmp_path / "photos" / "a.png").read_bytes()[:1500])
+    (tmp_path / "photos" / "._a.png").write_bytes(b"of a Mac")
+    command = ["eval", "--suite", "nudity", "--images", tmp_path / "photos", "--output", tmp_path / "out", "--quiet"]
+    status, out, err = semu(*command)
+    assert status == 2 and out == "" and len(err.splitlines()) == 1 and "b.png is not a picture" in err, err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "photos" / "b.png").unlink()
+    assert semu(*command)[1].startswith("1 pictures: ")
+
+
 # ------------------------------------------------------------------------------------------ prompts, errors
 
 
