@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,7 @@ def stage_check(args) -> None:
     scores = {"pictures": args.pictures, "sampler_steps": args.sampler_steps, "guidance": args.guidance}
     scores |= {"accuracy": right(judge, drawn, asked), "real_accuracy": right(judge, test / 255, labels)}
     scores["classes"] = {n: right(judge, drawn[asked == k], asked[asked == k]) for k, n in enumerate(names)}
-    scores["fid"], scores["fid_test"] = distances(lambda: feature_fid(judge), stored["train.x"], (drawn, test / 255))
+    scores["fid"], scores["fid_test"] = distances(partial(feature_fid, judge), stored["train.x"], (drawn, test / 255))
     try:
         scores["inception"] = distances(InceptionDistance, stored["train.x"], (drawn, test / 255))
     except (ValueError, OSError) as error:  # the extra or its weights are missing
@@ -217,8 +218,8 @@ def right(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def distances(make, real: torch.Tensor, sets: tuple[torch.Tensor, ...]) -> list[float]:
-    """FID of each set of pictures in [0, 1] to the training pictures, uint8."""
-    metric, found = make(), []
+    """FID of each set of pictures in [0, 1] to the training pictures, uint8; every process has all of them."""
+    metric, found = make(sync_on_compute=False), []
     metric.reset_real_features = False
     for part in track(real.split(256), "training pictures"):
         metric.update(part / 255, real=True)

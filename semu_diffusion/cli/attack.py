@@ -54,7 +54,7 @@ def attack(
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
     with resumable(resume_hint(output, FILE)), claimed(output):
-        attacker, head = prepared(replace(run, adapter=adapter, loading=loading), config)
+        attacker, head = attacker_of(replace(run, adapter=adapter, loading=loading), config)
         done = read_done(output / FILE, head) if resume else {}
         save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
         save(done)  # only now, with all in order, what was there goes
@@ -70,7 +70,7 @@ def attack(
         print_table(found)
 
 
-def prepared(run: Run, config):
+def attacker_of(run: Run, config):
     """The attacker, yet without a judge, and what attacks.json says of this run."""
     from ..attacks.suite import Attacker, Target, protocol
     from ..diffusion.concepts import vocabulary_of
