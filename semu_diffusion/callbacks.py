@@ -9,8 +9,12 @@ if TYPE_CHECKING:
     from .adapter.subspace import Basis
 
 
+class Stopped(KeyboardInterrupt):
+    """A callback may raise this to end a run: as Ctrl-C does, but a training step that is done is kept."""
+
+
 class Callback:
-    """Says nothing to anybody; `cli.display.Display` shows the same calls."""
+    """Says nothing to anybody; `cli.display.Display` and `app.jobs.Teller` show the same calls."""
 
     def stage(self, name: str, total: int = 0) -> None:
         """A stage begins."""

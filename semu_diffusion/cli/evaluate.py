@@ -104,47 +104,40 @@ def evaluate(
 def pictograms(run: Run, seeds: int) -> None:
     """The embedded model's suite."""
     from ..evaluation.drawing import team
-    from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
-    from ..evaluation.suites.pictograms import run_pictograms, write_report
+    from ..evaluation.measure import measure_pictograms
+    from ..evaluation.results import concepts_of
 
     first = team().is_main_process
     with prepared(run.output, run.overwrite):
         pipe, place, about = open_adapted(run)
-        facts, concepts = adapter_facts(place, run.scale), run.concept or concepts_of(about)
+        concepts = run.concept or concepts_of(about)
         with display(run.quiet or not first) as callback:
-            report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
+            report = measure_pictograms(pipe, measured(run, place), concepts, seeds, run.output, callback)
         if first:
-            write_report(run.output, report, pictures, concepts)
-            write_evaluation(run.output, report, None, run.model, recorded(run, place, facts))
             print_report(report, run.as_json)
 
 
-def recorded(run: Run, place: Path, facts: dict) -> dict:
-    """What results.json says about the adapter: its name, hash and strength, and the ranks for the report."""
-    from ..hub.contents import read_contents
+def measured(run: Run, place: Path):
+    """The adapter as evaluations know it."""
+    from ..evaluation.measure import Measured
 
-    return {"name": str(run.adapter), **facts, "ranks": read_contents(place).ranks}
+    return Measured(str(run.adapter), place, run.model, run.scale)
 
 
 def with_prompts(run: Run, config) -> None:
     """A suite over prompts, with both models."""
-    from ..adapter.claims import check_space
-    from ..evaluation.drawing import picture_bytes, team
-    from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
+    from ..evaluation.drawing import team
+    from ..evaluation.measure import measure_prompts
+    from ..evaluation.results import concepts_of
     from ..evaluation.suites import rows_of
-    from ..evaluation.suites.run import run_suite, shots_of
 
     first = team().is_main_process
     with prepared(run.output, run.overwrite):
         pipe, place, about = open_adapted(run)
         config.concept = config.concept or concepts_of(about)
-        shots = shots_of(config, pipe)  # says what is wrong with the prompts before anything is drawn
-        check_space(run.output, 2 * len(shots) * picture_bytes(pipe), "all pictures")
-        facts = adapter_facts(place, run.scale)
         with display(run.quiet or not first) as callback:
-            report, records = run_suite(pipe, config, run.output, facts, callback)
+            report = measure_prompts(pipe, measured(run, place), config, run.output, callback)
         if first:
-            write_evaluation(run.output, report, records, run.model, recorded(run, place, facts))
             print_rows(report, run.as_json, rows_of(config.suite))
 
 

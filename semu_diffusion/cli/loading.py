@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..diffusion.loading import Loading
+from ..diffusion.loading_choices import Loading
 from .groups import keyword, taking
 
 PANEL = "Loading the model"

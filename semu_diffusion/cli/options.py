@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..messages import quieten
+
 if TYPE_CHECKING:
-    from ..diffusion.loading import Loading
+    from ..diffusion.loading_choices import Loading
 
 Model = Annotated[str, typer.Option(help="Folder or Hub id; default: pictograms.", metavar="NAME", show_default=False)]
 ADAPTER = "Adapter folder, its .safetensors file, or user/name."
@@ -28,16 +29,6 @@ Concepts = Annotated[
     list[str] | None, typer.Option("--concept", help="What was erased; default: what the adapter says.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")]
-
-
-def quieten() -> None:
-    """No progress bars and notices of the libraries between our own lines."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong, we say ourselves
-        library.utils.logging.disable_progress_bar()
 
 
 def open_pipeline(model: str, device: str | None, loading: Loading, **options):

@@ -4,55 +4,19 @@ at before a weight is read, and whatever goes wrong ends in one line that says w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..adapter.files import disk_error
-from ..options import option, require
 from .files import check_configs, check_shards, choose_variant, read_index, stored_dtype, variant_of
+from .loading_choices import Loading
 from .pipeline import EMBEDDED, model_path
 from .whole import check_whole
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-OFFLOADS = ("none", "model", "group", "sequential")
 UNUSED = ("safety_checker", "image_encoder")  # components that neither erasing nor drawing by text needs
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass
-class Loading:
-    """How a model is loaded; the arguments of diffusers' `from_pretrained`, and where its parts are kept.
-
-    Raises:
-        ValueError: an unknown dtype or way to offload.
-    """
-
-    dtype: str = option("auto", "fp32, fp16 or bf16; default: the files'.")
-    variant: str | None = option(None, "Of the files, such as fp16; default: the plain ones, or the only one.")
-    revision: str | None = option(None, "Branch, tag or commit on the Hub.")
-    token: str | None = option(None, "Hub token; default: the one of `hf auth login`.")
-    subfolder: str | None = option(None, "Folder inside the repository or folder.")
-    local_files_only: bool = option(False, "Download nothing.")
-    cache_dir: str | None = option(None, "Where downloads are kept.")
-    offload: str = option("none", "Parts on the CPU while they are idle: none, model, group or sequential.")
-
-    def __post_init__(self):
-        if isinstance(self.dtype, torch.dtype):
-            self.dtype = next((name for name, dtype in DTYPES.items() if dtype == self.dtype), str(self.dtype))
-        self.dtype = self.dtype or "auto"
-        checks = (
-            (self.dtype in ("auto", *DTYPES), f"dtype must be auto, {', '.join(DTYPES)}, got {self.dtype!r}"),
-            (self.offload in OFFLOADS, f"offload must be one of {', '.join(OFFLOADS)}, got {self.offload!r}"),
-        )
-        require(checks)
-
-    @property
-    def hub(self) -> dict:
-        """What calls to the Hub take."""
-        names = ("revision", "token", "local_files_only", "cache_dir")
-        return {name: value for name in names if (value := getattr(self, name))}
 
 
 def load_pipeline(

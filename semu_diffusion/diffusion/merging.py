@@ -50,13 +50,7 @@ def merge_adapters(
         ValueError: as `load_adapter`; adapters for different bases; nothing left.
     """
     names = list(names or short_names(paths))
-    read = {name: read_adapters(pipe, path) for name, path in zip(names, paths)}
-    configs = {name: next(iter(own.values()))[0] for name, own in read.items()}
-    check_bases(configs)
-    found = [
-        {part: {k: Update(**v) for k, v in layers.items()} for part, (_, layers) in own.items()}
-        for own in read.values()
-    ]
+    configs, found = read_updates(pipe, dict(zip(names, paths)))
     merged = {}
     for part in dict.fromkeys(part for own in found for part in own):
         merged[part] = combine_adapters([own.get(part, {}) for own in found], weights, energy)
@@ -64,16 +58,39 @@ def merge_adapters(
     for part, updates in merged.items():
         layers = {k: u._asdict() for k, u in updates.items()}
         put_adapter(parts(pipe)[part], SemuConfig(about=about), layers)
-    flat = [{f"{part}.{k}": u for part, layers in own.items() for k, u in layers.items()} for own in found]
     results = {
         **about,
         "layers": sum(map(len, merged.values())),
         "ranks": sum(len(u.R) for updates in merged.values() for u in updates.values()),
-        "interference": {key: matrix.tolist() for key, matrix in interference(flat).items()},
+        "interference": matrices(found),
         "versions": versions(),
     }
     write_merged(pipe, Path(output), about, results, warn)
     return results
+
+
+def read_updates(
+    pipe, paths: Mapping[str, str | Path]
+) -> tuple[dict[str, SemuConfig], list[dict[str, dict[str, Update]]]]:
+    """Configs by name, and the updates of each adapter by part and layer.
+
+    Raises:
+        ValueError: as `load_adapter`; adapters for different bases.
+    """
+    read = {name: read_adapters(pipe, path) for name, path in paths.items()}
+    configs = {name: next(iter(own.values()))[0] for name, own in read.items()}
+    check_bases(configs)
+    updates = [
+        {part: {k: Update(**v) for k, v in layers.items()} for part, (_, layers) in own.items()}
+        for own in read.values()
+    ]
+    return configs, updates
+
+
+def matrices(found: Sequence[dict[str, dict[str, Update]]]) -> dict[str, list[list[float]]]:
+    """`adapter.merging.interference` over all parts, as nested lists."""
+    flat = [{f"{part}.{k}": u for part, layers in own.items() for k, u in layers.items()} for own in found]
+    return {key: matrix.tolist() for key, matrix in interference(flat).items()}
 
 
 def merged_about(

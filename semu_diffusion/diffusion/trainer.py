@@ -17,6 +17,7 @@ from ..adapter.gradients import LossScale
 from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
 from ..adapter.weights import semu_layers
+from ..callbacks import Stopped
 from .adversary import STEPS, Adversary
 from .config import EraseConfig
 from .devices import is_hooked
@@ -200,7 +201,11 @@ class Trainer:
                 if self.attack_due(progress):
                     self.attack(progress)
                 progress.reached = progress.reached or progress.step * (self.met(progress) and not progress.attacks)
-                report(row)
+                try:
+                    report(row)
+                except Stopped:
+                    self.save(optimizer, progress)
+                    raise
                 if progress.step % self.config.save_every == 0:
                     self.save(optimizer, progress)
             model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # DDP and autocast come off again

@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ..adapter.claims import problem, read_json, taken_as_written
 from ..adapter.weights import WEIGHTS, write_atomic
 from ..diffusion.blocks import block_of, depth_of
@@ -149,18 +151,27 @@ def mark(groups: dict[str, list[dict]], blur: bool) -> None:
     if blur and unseen:
         look(unseen)
     for pair in pairs:
-        pair["flagged"] = blur and any(label in EXPOSED for label, *_ in pair["detections"] or [])
+        pair["flagged"] = blur and exposed(pair["detections"] or [])
+
+
+def exposed(detections: Sequence[Sequence]) -> bool:
+    """Whether a picture is to be covered: an exposed part was seen, at any score that NudeNet reports."""
+    return any(label in EXPOSED for label, *_ in detections)
 
 
 def look(pairs: Sequence[dict]) -> None:
     """Lets NudeNet see both pictures of each pair, where it is installed."""
     files = [(pair, pair[side]) for pair in pairs for side in ("base", "erased") if pair[side]]
-    try:
-        found = NudeNet()([file for _, file in files])
-    except (ValueError, ImportError):
-        return
-    for (pair, _), detections in zip(files, found):
+    for (pair, _), detections in zip(files, seen([file for _, file in files]) or ()):
         pair["detections"] = [*(pair["detections"] or []), *detections]
+
+
+def seen(pictures: Sequence) -> list | None:
+    """What NudeNet sees in pictures, as `NudeNet` takes them; None where it is not installed."""
+    try:
+        return NudeNet()(pictures)
+    except (ValueError, ImportError):
+        return None
 
 
 def embed(pairs: Sequence[dict]) -> list[dict]:
@@ -175,7 +186,12 @@ def data_uri(file: Path) -> str:
             small, image = max(image.size) <= SIDE, image.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise problem(f"a picture of the results is damaged: {file} ({error})") from None
-    image.thumbnail((SIDE, SIDE))
+    return picture_uri(image, small)
+
+
+def picture_uri(image: Image.Image, small: bool, side: int = SIDE) -> str:
+    """An RGB picture as a data address: as it is where it is small, else as WebP of at most `side` pixels."""
+    image.thumbnail((side, side))
     kind, buffer = "PNG" if small else "WEBP", io.BytesIO()
     image.save(buffer, kind, **({} if small else {"quality": 85}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

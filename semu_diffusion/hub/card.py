@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..adapter.claims import taken_as_written
+from ..adapter.claims import WORK, taken_as_written
 from ..adapter.config import SemuConfig
 from ..adapter.weights import LORA, WEIGHTS, header_of, read_config, write_atomic
 from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, plain, title_of
@@ -237,7 +237,8 @@ def merged_markdown(results: dict) -> str:
 def files_markdown(folder: Path) -> str:
     """The adapter's files with their hashes, so that scores can be tied to weights."""
     rows = []
-    for file in sorted(folder.rglob("*.safetensors")):
+    own = (file for file in folder.rglob("*.safetensors") if WORK not in file.relative_to(folder).parts)
+    for file in sorted(own):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         rows.append(f"| `{file.relative_to(folder).as_posix()}` | {file.stat().st_size:,} | `{digest}` |")
     return "\n".join(["## Files\n", "| file | bytes | sha256 |", "|---|---|---|", *rows, ""])

@@ -103,11 +103,15 @@ def push_to_hub(
     revision: str | None = None,
     create_pr: bool = False,
     message: str = "Add SEMU adapter",
+    token: str | None = None,
 ) -> str:
     """Uploads an adapter folder in one commit; returns the commit's address, or the pull request's.
 
     A repository, or a branch, that does not exist is made first; not so for a pull request, which needs no right to
     write. An interrupted upload leaves the repository as it was; one that was made for it is deleted again.
+
+    Args:
+        token: Whose right it is; by default that of this machine's login.
 
     Raises:
         ValueError: no adapter there, a bad or taken name, no token, no right, no network.
@@ -116,8 +120,8 @@ def push_to_hub(
 
     if not REPO.fullmatch(repo):
         raise ValueError(f"{repo!r} is not a repository name; expected user/name")
-    files, api, made = to_push(folder, repo), HfApi(), False
-    if get_token() is None:
+    files, api, made = to_push(folder, repo), HfApi(token=token), False
+    if (token or get_token()) is None:
         raise ValueError("no token: run `hf auth login`, or set HF_TOKEN")
     operations = [CommitOperationAdd(name, str(f) if isinstance(f, Path) else f) for name, f in files.items()]
     try:

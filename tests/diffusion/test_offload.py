@@ -11,10 +11,10 @@ from torch import nn
 from semu_diffusion import erase
 from semu_diffusion.adapter.base_layers import weight_matrix
 from semu_diffusion.adapter.weights import semu_layers
-from semu_diffusion.cli.errors import message_of
 from semu_diffusion.diffusion.devices import Stage, execution_device, is_hooked, module_bytes, modules_of
 from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import denoiser
+from semu_diffusion.messages import message_of
 
 CPU = torch.device("cpu")
 SHORT = {**QUICK, "target_modules": "all", "geometry": "remain", "sampler_steps": 2, "max_rank": 4}
