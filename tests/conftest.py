@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -75,6 +76,19 @@ def family_folder(tmp_path_factory):
     from tiny_families import build_family
 
     return functools.cache(lambda name: build_family(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """This machine's Chromium, headless."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'semu-diffusion[browser]'")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from semu_diffusion.cli.app import main
+from semu_diffusion.cli.entry import main
 
 MAIN = "from semu_diffusion.cli import main; main()"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -25,7 +25,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Package data
 
 
-@pytest.mark.parametrize("folder", ["assets", "evaluation", "recipes"])
+@pytest.mark.parametrize("folder", ["app", "assets", "evaluation", "recipes"])
 def test_every_data_file_is_shipped(folder):
     within = (path for path in (PACKAGE / folder).rglob("*") if path.is_file())
     files = {path.relative_to(PACKAGE) for path in within if path.suffix not in (".py", ".pyc")}
@@ -50,6 +50,17 @@ def test_import_leaves_the_heavy_libraries_alone():
     modules = json.loads(result.stdout.splitlines()[-1])
     assert "semu_diffusion" in modules
     assert not {"diffusers", "transformers", "peft"} & set(modules)
+
+
+def test_the_page_begins_before_torch_is_there():
+    code = """import json, sys
+sys.argv = ["semu", "app", "--help"]
+from semu_diffusion.cli import main
+try: main()
+except SystemExit: print(json.dumps(sorted(sys.modules)))"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = {*json.loads(result.stdout.splitlines()[-1])}
+    assert "semu_diffusion.cli.page" in modules and not {"torch", "peft", "gradio", "semu_diffusion.cli.app"} & modules
 
 
 def imported_modules(source: str, package: str) -> set[str]:
@@ -83,6 +94,7 @@ def test_imported_modules(source, name):
 # From the top to the ground. A room imports from lower floors only; two rooms on one floor leave each other alone.
 FLOORS = (
     ("cli",),
+    ("app",),
     ("attacks",),
     ("evaluation",),
     ("hub",),
@@ -92,7 +104,7 @@ FLOORS = (
     ("inputs",),
 )
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-SHARED = ("callbacks", "lazy", "options", "versions")  # files at the top level, which all may import
+SHARED = ("callbacks", "lazy", "messages", "options", "versions")  # files at the top level, which all may import
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in sorted(PACKAGE.rglob("*.py"))}
 
 

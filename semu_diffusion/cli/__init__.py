@@ -11,6 +11,6 @@ if sys.flags.optimize >= 2:
     print("semu: python -OO takes away docstrings that transformers reads; use python -O, or neither", file=sys.stderr)
     sys.exit(2)
 
-from .app import main  # noqa: E402
+from .entry import main  # noqa: E402
 
 __all__ = ["main"]

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from shell import ENVIRONMENT, MAIN
 
-from semu_diffusion.cli import app
-from semu_diffusion.cli.errors import SYSTEM, message_of
+from semu_diffusion.cli import entry
+from semu_diffusion.messages import SYSTEM, message_of
 
 ERRORS = {
     "ours": (ValueError("the reason"), "the reason"),
@@ -142,7 +142,7 @@ def test_an_stdout_that_is_full():
 
 def works(pipe):
     """A process that torchrun has started; while it lives, it holds one end of the pipe."""
-    app.prepare_process()
+    entry.prepare_process()
     os.write(pipe, b"%8d" % os.getpid())
     time.sleep(60)
 
@@ -174,4 +174,4 @@ def test_a_killed_torchrun_leaves_no_process_behind(launched, kill, monkeypatch)
 
 
 def test_the_environment_is_not_torchruns():
-    assert "TORCHELASTIC_RUN_ID" not in os.environ and app.prepare_process() is None
+    assert "TORCHELASTIC_RUN_ID" not in os.environ and entry.prepare_process() is None

@@ -18,7 +18,7 @@ from tiny import QUICK
 from tiny_clip import build_clip
 from torch import nn
 
-from semu_diffusion.cli import app as cli
+from semu_diffusion.cli import entry as cli
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.evaluation import drawing as studio
 from semu_diffusion.evaluation.grid import distances

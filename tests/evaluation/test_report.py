@@ -92,19 +92,6 @@ def test_what_is_not_there_is_said(folder, tmp_path, semu):
     assert status == 2 and "1.png" in err and not (broken / "report.html").exists()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """This machine's Chromium, headless."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'semu-diffusion[browser]'")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine: apt install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 375)])
 def test_in_chromium(folder, browser, scheme, width, tmp_path):
     file = report.write_report_page(folder)
