@@ -42,6 +42,12 @@ class LeadingMoments:
         weights = (self.values.double() + floor).rsqrt() - floor**-0.5  # (k,)
         return floor**-0.5 * X + (X @ self.P * weights.float()) @ self.P.T
 
+    def times(self, X: torch.Tensor, damping: float) -> torch.Tensor:
+        """X (C + damping size I)^(1/2) for X (k, n)."""
+        floor = self.tail + damping * self.size + 1e-30
+        weights = (self.values.double() + floor).sqrt() - floor**0.5  # (k,)
+        return floor**0.5 * X + (X @ self.P * weights.float()) @ self.P.T
+
 
 OMEGAS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # layers of one width share theirs
 
@@ -134,6 +140,10 @@ class Root:
         if self.leading:
             return self.leading.whiten(V.T, self.damping).T
         return torch.linalg.solve_triangular(self.Lt, V.double(), upper=True)
+
+    def times(self, V: torch.Tensor) -> torch.Tensor:
+        """L^T V (n, r)."""
+        return self.leading.times(V.T, self.damping).T if self.leading else self.Lt @ V.double()
 
 
 # --------------------------------------------------------------------------------------------- of a model

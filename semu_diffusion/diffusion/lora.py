@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from ..adapter.files import save_atomic
+from ..adapter.updates import PRECISIONS
 from ..adapter.weights import LORA, lora_factors, lora_metadata
 from .headers import facts_of, lora_header
 from .kohya import model_kind
-from .narrow import PRECISIONS, narrowed
+from .narrow import narrowed
 from .pipeline import CLIP, TEXT_ENCODERS, adapted_parts, lora_name
 
 
