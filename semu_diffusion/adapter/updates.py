@@ -41,7 +41,12 @@ def cosine(a: Update, b: Update) -> float:
 
 
 def compress(
-    U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, energy: float, root: Root | None = None
+    U: torch.Tensor,
+    R: torch.Tensor,
+    V: torch.Tensor,
+    energy: float,
+    root: Root | None = None,
+    max_rank: int | None = None,
 ) -> tuple[Basis, torch.Tensor]:
     """The update D = U R V^T truncated to the smallest rank that keeps `energy` of it, and its new R = diag(S).
 
@@ -57,7 +62,7 @@ def compress(
     QU, TU = torch.linalg.qr(U.double())
     T = TU @ R.double()  # D = QU T V^T
     P, S, _ = torch.linalg.svd(T @ triangle(V if root is None else root.times(V)).T, full_matrices=False)
-    r = choose_rank(S, energy)
+    r = choose_rank(S, energy, max_rank)
     kept = (S[:r].square().sum() / S.square().sum().clamp_min(1e-300)).item()
     right, S, turn = torch.linalg.svd(V.double() @ T.T @ P[:, :r], full_matrices=False)  # P^T D, transposed: (n, r)
     basis = Basis((QU @ P[:, :r] @ turn.T).float(), S.float(), right.float(), kept)
