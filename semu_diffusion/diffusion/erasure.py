@@ -38,7 +38,7 @@ from .footprint import probe
 from .loading import Loading, check_device, default_device, load_pipeline
 from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
-from .pipeline import base_name, denoiser, model_path
+from .pipeline import adapted_parts, base_name, denoiser, model_path
 from .plain import plain
 from .plan import Plan, make_plan
 from .precision import left_out, loss_scale, make_accelerator
@@ -189,6 +189,8 @@ def erase_with(
     if config.on_top_of:
         join_before(pipe)
         freeze(family)
+        for model in adapted_parts(pipe).values():
+            shrink(model, 1.0, config.precision)
 
 
 def worth_keeping(error: BaseException, work: Path) -> bool:

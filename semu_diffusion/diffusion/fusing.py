@@ -26,7 +26,7 @@ from .plain import plain
 from .scene import Given, Scene
 
 LAMBDA = 0.1  # weight of what must stay, against that of all concepts together
-MOST = 1.5  # times an adapter's strength, to make up for what least squares leaves undone
+MOST = 2.0  # times an adapter's strength, to make up for what least squares leaves undone
 
 
 def fuse(

@@ -18,7 +18,7 @@ from .families import Conditions, Family, select
 from .pipeline import TEXT_ENCODERS, base_name, model_path, parts
 from .states import Contexts, draw_records
 
-LATENTS, KEPT_LATENTS, STEPS, GUIDANCE = 8, 24, 6, 3.0  # per concept; of what must stay; of the sampler
+LATENTS, KEPT_LATENTS, STEPS, GUIDANCE = 12, 24, 6, 3.0  # per concept; of what must stay; of the sampler
 MOST_KEPT = 256  # records of what must stay
 HELD_OUT = 4  # every fourth record is measured on
 AT_ONCE = 32
