@@ -129,6 +129,7 @@ class EraseConfig:
             (self.kind is None or self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}"),
             (0 <= self.near <= 1, "near must be in [0, 1]"),
             (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
+            (not self.anchor or self.objective != "negative", "the objective negative has no anchor"),
             (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
             (self.gamma_cross is None or 0 < self.gamma_cross <= 1, "gamma-cross must be in (0, 1]"),
             (self.max_rank >= 1, "max-rank must be at least 1"),

@@ -21,8 +21,8 @@ from .naming import KOHYA, OLD_KOHYA
 from .pipeline import save_adapters
 
 # Written after the adapter; those of an earlier erasure or merging go first.
-REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "interference.png", "fusion.png",
-           "README.md", "report.html")  # fmt: skip
+REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "interference.png",
+           "fusion.png", "README.md", "report.html")  # fmt: skip
 GALLERY = "gallery"  # the folder of pictures that records.json lists
 
 

@@ -190,9 +190,7 @@ def test_many_at_once_are_warned_of(folders, tiny_model, tmp_path):
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         load_adapters(pipe, folders)
     names = {f"a{k}": folders[0] for k in range(2)}
-    with pytest.warns(
-        UserWarning, match=r"these 4 adapters change .*: semu merge no-cigarette a0 a1 no-neon"
-    ):
+    with pytest.warns(UserWarning, match=r"these 4 adapters change .*: semu merge no-cigarette a0 a1 no-neon"):
         load_adapters(pipe, names)
 
 
