@@ -76,7 +76,8 @@ def save_kohya(
     Raises:
         ValueError: as `kohya_layers`.
     """
-    layers, about = kohya_layers(pipe, adapter_name, everything), facts_of(pipe, adapter_name)
+    layers = kohya_layers(pipe, adapter_name, everything)
+    about = {**facts_of(pipe, adapter_name), "precision": precision}
     state, file = kohya_state(layers.factors, PRECISIONS[precision]), folder / kohya_file(about)
     save_atomic(state, file, kohya_header(pipe, model_kind(pipe), layers, state, about, file.stem))
     if layers.left_out:
