@@ -58,9 +58,8 @@ def merge(
         with filled(output) as part:
             places = [local(a) for a in adapters]
             with display(quiet or as_json) as callback:
-                results = merge_adapters(
-                    pipe, places, part, weight, energy, model, names, tell, way, precision, callback
-                )
+                how = {"way": way, "precision": precision, "callback": callback}
+                results = merge_adapters(pipe, places, part, weight, energy, model, names, tell, **how)
             interference_chart(names, results["interference"], part / "interference.png")
             if "fusion" in results:
                 fusion_chart(results["fusion"], part / "fusion.png")
