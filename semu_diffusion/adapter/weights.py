@@ -192,7 +192,7 @@ def check_finite(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, name: str, s
 
 
 def read_tensors(file: Path, model: nn.Module, config: SemuConfig) -> dict[str, dict[str, torch.Tensor]]:
-    """Layer -> {"U": (m, r), "R": (r, r), "V": (n, r)} of a file whose every size was first compared with the model.
+    """Layer -> {"U": (m, r), "R": (r, r), "V": (n, r)}, fp32, of a file whose sizes were first compared with the model.
 
     Raises:
         ValueError: damaged, with values that are not finite, or made for another model.
@@ -203,7 +203,7 @@ def read_tensors(file: Path, model: nn.Module, config: SemuConfig) -> dict[str, 
         for key, part in slices.items():
             if part.get_dtype() not in DTYPES:
                 raise ValueError(f"{file}: {key} holds values of type {part.get_dtype()}, not finite numbers")
-        layers = {k: {p: weights.get_tensor(f"{PREFIX}{k}.semu_{p}") for p in "URV"} for k in config.ranks}
+        layers = {k: {p: weights.get_tensor(f"{PREFIX}{k}.semu_{p}").float() for p in "URV"} for k in config.ranks}
     for name, parts in layers.items():
         check_finite(**parts, name=name, source=str(file))
     return layers

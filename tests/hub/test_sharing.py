@@ -141,7 +141,8 @@ def small(tiny_model, tmp_path_factory):
         put_on(pipe.unet, k, r".*attn.*" if k else None)
         for layer in semu_layers(pipe.unet).values():
             layer.semu_R["default"].data *= 0.1
-        folders.append(save_adapters(pipe, root / name, {"concept": [name[3:]], "base_model": "someone/tiny"}))
+        about = {"concept": [name[3:]], "base_model": "someone/tiny"}
+        folders.append(save_adapters(pipe, root / name, about, precision="fp16" if k else "bf16"))
     return folders
 
 
