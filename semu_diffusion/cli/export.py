@@ -62,7 +62,7 @@ def export(
         load_adapter(pipe, adapter, scale=scale)
         if compress is not None:
             print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
-        if to not in WHOLE:
+        if to not in WHOLE and precision != "fp32":
             lost = rounding(pipe, to, precision or "fp16")
             tell(f"written in {precision or 'fp16'}: relative error of the update {lost:.1g}")
         if to in WHOLE:

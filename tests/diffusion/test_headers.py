@@ -62,7 +62,7 @@ FIELDS = {
     "modelspec.implementation", "modelspec.title", "modelspec.description", "modelspec.trigger_phrase",
     "modelspec.usage_hint", "modelspec.tags", "modelspec.resolution", "modelspec.prediction_type",
     "modelspec.hash_sha256", "semu.concept", "semu.anchor", "semu.base_model", "semu.steps", "semu.seed", "semu.gamma",
-    "semu.version",
+    "semu.precision", "semu.version",
 }  # fmt: skip
 
 
