@@ -81,7 +81,7 @@ def ablation(found: dict) -> str:
 
 
 def many(found: dict) -> str:
-    """Several objects at once, in three ways."""
+    """Several objects at once, in four ways."""
     rows = []
     for row in found["rows"]:
         worst = min(row["UA_each"], key=row["UA_each"].get)
@@ -95,8 +95,8 @@ def many(found: dict) -> str:
     text = f"""## Several objects at once
 
 `stack`: one adapter per object, all active. `merge`: the same adapters as one file, truncated to {found["energy"]:g} of
-the sum's energy. `joint`: one run for all. The best way for {total["most"]} objects is {total["best"]}; it {fine} a UA
-of 95 with an IRA within 5 points of the base model's.
+the sum's energy. `fuse`: the same adapters fused in closed form. `joint`: one run for all. The best way for
+{total["most"]} objects is {total["best"]}; it {fine} a UA of 95 with an IRA within 5 points of the base model's.
 """
     head = ["objects", "way", "UA", "IRA", "CRA", "ΔIRA", "ΔCRA", "worst UA", "s of training", "MB"]
     return "\n".join([text, table(head, rows), "", not_defaults(found) + made_with(found)])

@@ -1,10 +1,11 @@
-"""Erases 1, 2, 4, 8 and 16 objects of the embedded model at once, in three ways, and scores what is left.
+"""Erases 1, 2, 4, 8, 16 and 23 objects of the embedded model at once, in four ways, and scores what is left.
 
     python -m eval.pictograms.many                                    # all, into eval/results/many.json
     python -m eval.pictograms.many --count 2 --way joint --set steps=20 --output many.json --work runs/many
 
 - stack: one adapter per object, all of them active on the pipeline at strength 1;
-- merge: the same adapters as one file (`semu merge`), truncated to --energy of the sum;
+- merge: the same adapters added up into one file (`semu merge --way sum`), truncated to --energy of the sum;
+- fuse: the same adapters fused in closed form (`semu merge`);
 - joint: one run of `semu erase` with --concept for each object.
 
 At --energy 1 the merged adapter is the stacked ones exactly. The objects are the first of a fixed random order, so each
@@ -26,7 +27,8 @@ from semu_diffusion.pictograms.words import OBJECTS
 
 from ..records import add_set, command, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
 
-COUNTS, WAYS = (1, 2, 4, 8, 16), ("stack", "merge", "joint")
+COUNTS, WAYS = (1, 2, 4, 8, 16, 23), ("stack", "merge", "fuse", "joint")
+SUMS = {"merge": "sum", "fuse": "fuse"}  # ways of `semu merge`
 ORDER = random.Random(0).sample(OBJECTS, len(OBJECTS))
 CACHE: dict = {}  # the base model's pictures
 
@@ -70,12 +72,16 @@ def adapted_pipeline(way: str, concepts: list[str], args: argparse.Namespace) ->
         return pipe, {"training": training_of([folder])}
     single = {name: erased_folder([name], args.options, work / name.replace(" ", "-")) for name in concepts}
     facts = {"training": training_of(list(single.values()))}
-    if way == "merge" and len(concepts) > 1:
-        folder, names = work / f"merge-{len(concepts)}", list(single)
-        merged = merge_adapters(pipe, list(single.values()), folder, None, args.energy, "pictograms", names)
+    if way in SUMS and len(concepts) > 1:
+        folder, names, started = work / f"{way}-{len(concepts)}", list(single), time.time()
+        energy = args.energy if way == "merge" else None
+        merged = merge_adapters(
+            pipe, list(single.values()), folder, None, energy, "pictograms", names, way=SUMS[way]
+        )  # fmt: skip
         size = (folder / "adapter_model.safetensors").stat().st_size
-        facts["merged"] = {"layers": merged["layers"], "ranks": merged["ranks"], "bytes": size}
-        return pipe, {**facts, "interference": merged["interference"]}
+        facts["merged"] = {k: merged[k] for k in ("layers", "ranks", "energy")} | {"bytes": size}
+        facts["merged"]["seconds"] = round(time.time() - started, 1)
+        return pipe, {**facts, **{k: merged[k] for k in ("interference", "fusion") if k in merged}}
     load_adapters(pipe, {name.replace(" ", "-"): folder for name, folder in single.items()})
     return pipe, facts
 

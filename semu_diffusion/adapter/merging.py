@@ -6,25 +6,15 @@ the small core, so the sum is again one U R V^T per layer with orthonormal U and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from .config import SemuConfig
-from .decompose import Basis, choose_rank
-from .layer import SemuLayer
 from .switch import remove
+from .updates import Update, compress, cosine, inner, norm
 from .weights import put_adapter, semu_layers
-
-
-class Update(NamedTuple):
-    """U (m, r), R (r, r) and V (n, r) of one layer."""
-
-    U: torch.Tensor
-    R: torch.Tensor
-    V: torch.Tensor
 
 
 def updates_of(model: nn.Module, adapter_name: str = "default") -> dict[str, Update]:
@@ -34,25 +24,6 @@ def updates_of(model: nn.Module, adapter_name: str = "default") -> dict[str, Upd
         U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
         found[name] = Update(U, layer.scaling[adapter_name] * R, V)
     return found
-
-
-def compress(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, energy: float) -> tuple[Basis, torch.Tensor]:
-    """The update U R V^T truncated to the smallest rank that keeps `energy` of it, and its new R = diag(S).
-
-    U is (m, p), R (p, q), V (n, q), of any p and q; p and q may exceed m and n. Rank 0 for an update that is zero.
-
-    Raises:
-        ValueError: energy outside (0, 1].
-    """
-    if not 0 < energy <= 1:
-        raise ValueError(f"the energy to keep must be in (0, 1], got {energy}")
-    QU, TU = torch.linalg.qr(U.double())
-    QV, TV = torch.linalg.qr(V.double())
-    left, S, right = torch.linalg.svd(TU @ R.double() @ TV.T, full_matrices=False)
-    r = choose_rank(S, energy)
-    kept = (S[:r].square().sum() / S.square().sum().clamp_min(1e-300)).item()
-    basis = Basis((QU @ left[:, :r]).float(), S[:r].float(), (QV @ right[:r].T).float(), kept)
-    return basis, torch.diag(S[:r].float())
 
 
 def combine(updates: Sequence[Update], weights: Sequence[float], energy: float = 1.0) -> Update | None:
@@ -104,21 +75,20 @@ def overlap(A: torch.Tensor, B: torch.Tensor) -> float:
     return ((QA.T @ QB).square().sum() / min(QA.shape[1], QB.shape[1])).item()
 
 
-def inner(a: Update, b: Update) -> float:
-    """<D_a, D_b> of two updates D = U R V^T of one layer, from products of their factors."""
-    left, right = a.U.double().T @ b.U.double(), a.V.double().T @ b.V.double()  # (r_a, r_b)
-    return (a.R.double().T @ left @ b.R.double() * right).sum().item()
+def crowding(adapters: Sequence[Mapping[str, Update]]) -> float:
+    """||sum_i D_i||^2 over the mean of ||D_i||^2, in the Frobenius norm over all layers; 0 where all are zero.
 
-
-def norm(a: Update) -> float:
-    """||D||_F of an update D = U R V^T."""
-    return max(inner(a, a), 0.0) ** 0.5
-
-
-def cosine(a: Update, b: Update) -> float:
-    """<D_a, D_b> / ||D_a|| ||D_b||; 0 where one of them is zero."""
-    scale = norm(a) * norm(b)
-    return inner(a, b) / scale if scale > 0 else 0.0
+    As many times as much as one of them is what all at once change: k for k updates at right angles, k^2 for equal
+    ones. What must stay suffers in the same proportion (measured on the embedded model: 4.3 times for four).
+    """
+    each = sum(inner(u, u) for adapter in adapters for u in adapter.values()) / max(len(adapters), 1)
+    total = 0.0
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter):
+        own = [adapter[name] for adapter in adapters if name in adapter]
+        U, V = (torch.cat([getattr(u, part) for u in own], 1) for part in "UV")
+        whole = Update(U, torch.block_diag(*(u.R for u in own)), V)
+        total += inner(whole, whole)
+    return total / each if each > 0 else 0.0
 
 
 def interference(adapters: Sequence[dict[str, Update]]) -> dict[str, torch.Tensor]:
@@ -143,20 +113,3 @@ def interference(adapters: Sequence[dict[str, Update]]) -> dict[str, torch.Tenso
             for key, value in values.items():
                 found[key][i, j] = found[key][j, i] = value
     return found
-
-
-def compress_adapter(model: nn.Module, energy: float, adapter_name: str = "default") -> dict[str, int]:
-    """Compresses every layer of an injected adapter in place; returns the new ranks."""
-    for layer in semu_layers(model, adapter_name).values():
-        compress_layer(layer, energy, adapter_name)
-    config = model.peft_config[adapter_name]
-    config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
-    config.target_modules = list(config.ranks)
-    return config.ranks
-
-
-def compress_layer(layer: SemuLayer, energy: float, adapter_name: str) -> None:
-    """`compress` of one layer's update, in place."""
-    U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
-    basis, core = compress(U, R, V, energy)
-    layer.set_basis(adapter_name, basis.U, basis.V, core)

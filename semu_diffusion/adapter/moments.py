@@ -7,7 +7,7 @@ Tropp, Yurtsever, Udell and Cevher, "Fixed-Rank Approximation of a Positive-Semi
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,12 @@ class LeadingMoments:
         floor = self.tail + damping * self.size + 1e-30
         weights = (self.values.double() + floor).rsqrt() - floor**-0.5  # (k,)
         return floor**-0.5 * X + (X @ self.P * weights.float()) @ self.P.T
+
+    def times(self, X: torch.Tensor, damping: float) -> torch.Tensor:
+        """X (C + damping size I)^(1/2) for X (k, n)."""
+        floor = self.tail + damping * self.size + 1e-30
+        weights = (self.values.double() + floor).sqrt() - floor**0.5  # (k,)
+        return floor**0.5 * X + (X @ self.P * weights.float()) @ self.P.T
 
 
 OMEGAS: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # layers of one width share theirs
@@ -134,6 +140,40 @@ class Root:
         if self.leading:
             return self.leading.whiten(V.T, self.damping).T
         return torch.linalg.solve_triangular(self.Lt, V.double(), upper=True)
+
+    def times(self, V: torch.Tensor) -> torch.Tensor:
+        """L^T V (n, r)."""
+        return self.leading.times(V.T, self.damping).T if self.leading else self.Lt @ V.double()
+
+    def solve(self, B: torch.Tensor) -> torch.Tensor:
+        """(C + damping size I)^-1 B (n, r)."""
+        if self.leading:
+            return self.back(self.leading.whiten(B.T, self.damping).T)
+        return torch.cholesky_solve(B.double(), self.Lt, upper=True)
+
+
+def product(C: torch.Tensor | LeadingMoments, V: torch.Tensor) -> torch.Tensor:
+    """C V (n, r)."""
+    if isinstance(C, LeadingMoments):
+        C = C.to(V.device)
+        return C.P @ (C.values[:, None] * (C.P.T @ V)) + C.tail * V
+    return C.to(V.device) @ V
+
+
+def mixed(parts: Sequence[tuple[float, torch.Tensor | LeadingMoments]]) -> torch.Tensor | LeadingMoments:
+    """sum weight * C; of leading parts again the leading one, at most `COLUMNS` wide, and in the tail what is left."""
+    (weight, total), *others = parts
+    if not isinstance(total, LeadingMoments):
+        return sum((w * C.to(total.device) for w, C in others), weight * total)
+    total = LeadingMoments(total.P, weight * total.values, weight * total.tail, weight * total.size)
+    for w, C in others:
+        C = C.to(total.P.device)
+        B = torch.cat([total.P * total.values.sqrt(), C.P * (w * C.values).sqrt()], 1)
+        P, S, _ = torch.linalg.svd(B, full_matrices=False)
+        values, tail, size = S.square(), total.tail + w * C.tail, total.size + w * C.size
+        rest = values[COLUMNS:].sum().item() / max(len(P) - COLUMNS, 1)
+        total = LeadingMoments(P[:, :COLUMNS], values[:COLUMNS], tail + rest, size)
+    return total
 
 
 # --------------------------------------------------------------------------------------------- of a model

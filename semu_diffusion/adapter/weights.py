@@ -17,6 +17,7 @@ from .config import SemuConfig, listed, without_paths
 from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name
 from .model import find_layers
+from .updates import PRECISIONS, check_precision, rounded
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -33,35 +34,42 @@ def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Se
     return {name: layer for name, layer in found if layer.r.get(adapter_name)}
 
 
-def adapter_state(model: nn.Module, adapter_name: str = "default") -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the names that PEFT, transformers and `load_adapter` read."""
+def adapter_state(model: nn.Module, adapter_name: str = "default", precision: str = "fp32") -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names that PEFT, transformers and `load_adapter` read; see `save_adapter`."""
     state = {}
     for name, layer in semu_layers(model, adapter_name).items():
-        for part in ("U", "R", "V"):
-            state[f"{PREFIX}{name}.semu_{part}"] = getattr(layer, f"semu_{part}")[adapter_name]
+        U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
+        narrow = rounded(U, R, V, PRECISIONS[precision], name)
+        state |= {f"{PREFIX}{name}.semu_{part}": tensor for part, tensor in narrow._asdict().items()}
     return state
 
 
 def save_adapter(
-    model: nn.Module, folder: str | Path, adapter_name: str = "default", about: dict | None = None
+    model: nn.Module,
+    folder: str | Path,
+    adapter_name: str = "default",
+    about: dict | None = None,
+    precision: str = "fp32",
 ) -> Path:
     """Writes `adapter_model.safetensors` (header: the config) and `adapter_config.json`; returns the folder.
 
     Args:
         about: Facts to store as `config.about`; `base_model` among them becomes base_model_name_or_path. Of paths on
             this machine only the last name is kept.
+        precision: Of U and V: "fp32" writes what is there; "fp16" and "bf16" halve the file. R is in fp32 in any case.
 
     Raises:
-        ValueError: the model has no such adapter.
+        ValueError: the model has no such adapter, an unknown precision, or one that cannot hold the values.
     """
-    state = adapter_state(model, adapter_name)
+    check_precision(precision)
+    state = adapter_state(model, adapter_name, precision)
     if not state:
         raise ValueError(f"the model has no SEMU adapter named {adapter_name!r}")
     check_whole(model.peft_config[adapter_name], "save it by PeftModel.save_pretrained")
     config = SemuConfig(**{**model.peft_config[adapter_name].to_dict(), "peft_type": None, "inference_mode": True})
     config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
     config.target_modules = list(config.ranks)
-    config.about = without_paths({**config.about, **(about or {})})
+    config.about = without_paths({**config.about, **(about or {}), "precision": precision})
     config.base_model_name_or_path = config.about.get("base_model", without_paths(config.base_model_name_or_path))
     text = json.dumps({k: v for k, v in config.to_dict().items() if v is not None}, indent=2)
     folder = Path(folder)
@@ -184,7 +192,7 @@ def check_finite(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, name: str, s
 
 
 def read_tensors(file: Path, model: nn.Module, config: SemuConfig) -> dict[str, dict[str, torch.Tensor]]:
-    """Layer -> {"U": (m, r), "R": (r, r), "V": (n, r)} of a file whose every size was first compared with the model.
+    """Layer -> {"U": (m, r), "R": (r, r), "V": (n, r)}, fp32, of a file whose sizes were first compared with the model.
 
     Raises:
         ValueError: damaged, with values that are not finite, or made for another model.
@@ -195,7 +203,7 @@ def read_tensors(file: Path, model: nn.Module, config: SemuConfig) -> dict[str, 
         for key, part in slices.items():
             if part.get_dtype() not in DTYPES:
                 raise ValueError(f"{file}: {key} holds values of type {part.get_dtype()}, not finite numbers")
-        layers = {k: {p: weights.get_tensor(f"{PREFIX}{k}.semu_{p}") for p in "URV"} for k in config.ranks}
+        layers = {k: {p: weights.get_tensor(f"{PREFIX}{k}.semu_{p}").float() for p in "URV"} for k in config.ranks}
     for name, parts in layers.items():
         check_finite(**parts, name=name, source=str(file))
     return layers

@@ -59,12 +59,12 @@ class Interference(Job):
     folder: Path
 
     def run(self, desk: Desk, callback: Teller) -> str:
-        from ..diffusion.merging import matrices, read_updates
+        from ..diffusion.merging import matrices, read_all
         from ..evaluation.adapter_charts import interference_chart
 
-        _, updates = read_updates(desk.pipeline(self.model, callback), self.places)
+        adapters = read_all(desk.pipeline(self.model, callback), list(self.places.values()), list(self.places))
         callback.stage("comparing the adapters")
-        return png(interference_chart(list(self.places), matrices(updates), self.folder / "interference.png"))
+        return png(interference_chart(list(self.places), matrices(adapters), self.folder / "interference.png"))
 
 
 @dataclass

@@ -166,3 +166,14 @@ def interference_tables(names: list[str], matrices: dict[str, list[list[float]]]
             table.add_row(name, *(f"{value:.2f}" for value in row))
         tables.append(table)
     return tables
+
+
+def fusion_table(fusion: dict) -> Table:
+    """What all adapters at once, and their fusion, do on the records of each one and on what must stay."""
+    table = Table("on the inputs of", "all at once", "fused", "", box=None, header_style="bold")
+    for name, before in fusion["stack"]["error"].items():
+        cells = (f"{value:.0%}" for value in (before, fusion["fused"]["error"][name]))
+        table.add_row(Text(printable(name)), *cells, "of its effect is another than alone")
+    kept = (f"{fusion[side]['kept']:.0%}" for side in ("stack", "fused"))
+    table.add_row("all else", *kept, "of such an effect where there should be none")
+    return table

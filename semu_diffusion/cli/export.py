@@ -31,7 +31,7 @@ def export(
     uniform_rank: Annotated[bool, typer.Option("--uniform-rank", help="Pad ranks, for diffusers before 0.36.")] = False,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp16, bf16 or fp32; default: fp16 for LoRA files, the model's own for whole models."),
+        typer.Option(help="fp16, bf16 or fp32; default: fp16 for adapters, the model's own for whole models."),
     ] = None,
     all_layers: Annotated[
         bool, typer.Option("--all-layers", help="Keep layers in a kohya file that some programs pass over.")
@@ -46,7 +46,7 @@ def export(
     semu export no-cigarette --to kohya --output for-comfyui
     """
     from ..adapter.claims import check_space, claimed, filled
-    from ..diffusion.export import FORMATS, compress_measured
+    from ..diffusion.export import FORMATS, WHOLE, compress_measured, rounding
     from ..diffusion.export import export as write
     from ..diffusion.memory import pipeline_bytes
     from ..hub.loaders import load_adapter
@@ -62,7 +62,10 @@ def export(
         load_adapter(pipe, adapter, scale=scale)
         if compress is not None:
             print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
-        if to in ("merged", "single-file"):
+        if to not in WHOLE and precision != "fp32":
+            lost = rounding(pipe, to, precision or "fp16")
+            tell(f"written in {precision or 'fp16'}: relative error of the update {lost:.1g}")
+        if to in WHOLE:
             check_space(output, pipeline_bytes(pipe) / (2 if precision in ("fp16", "bf16") else 1), "the whole model")
         with filled(output) as part:
             written = write(pipe, part, to, uniform_rank, precision=precision, everything=all_layers, warn=tell)

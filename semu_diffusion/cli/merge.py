@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .loading import Loading, loads_model
-from .options import Json, Model, Overwrite, open_pipeline, output_folder
+from .options import Json, Model, Overwrite, Quiet, display, open_pipeline, output_folder
 from .terminal import tell
 
 
@@ -19,13 +19,21 @@ def merge(
     output: Annotated[Path, typer.Option(help="Folder for the one adapter; new or empty.")],
     model: Model = "pictograms",
     weight: Annotated[list[float] | None, typer.Option(help="One for each adapter; default: 1. Repeatable.")] = None,
-    energy: Annotated[float, typer.Option(help="Truncate each layer's sum to this share of its energy.")] = 1.0,
+    way: Annotated[
+        str, typer.Option(help="fuse (each does its own, and little else), or sum (all of them added up).")
+    ] = "fuse",
+    energy: Annotated[
+        float | None,
+        typer.Option(help="Truncate each layer to this share of its energy; default: 0.95, of a sum 1."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="What files hold: fp16, bf16 or fp32.")] = "fp16",
     overwrite: Overwrite = False,
     as_json: Json = False,
+    quiet: Quiet = False,
     *,
     loading: Loading,
 ) -> None:
-    """Combine adapters of one base model into one, and say how far they get in each other's way.
+    """Make one of adapters of one base model, and say how far they get in each other's way before and after.
 
     semu merge no-cigarette no-wine --output both
     """
@@ -36,10 +44,10 @@ def merge(
     from ..diffusion.merging import merge_adapters
     from ..diffusion.multi_adapter import short_names
     from ..diffusion.results import remove_reports
-    from ..evaluation.adapter_charts import interference_chart
+    from ..evaluation.adapter_charts import fusion_chart, interference_chart
     from ..hub.card import write_card
     from ..hub.transfer import local
-    from .display import interference_tables
+    from .display import fusion_table, interference_tables
 
     if len(adapters) < 2:
         raise ValueError("give two or more adapters to merge")
@@ -48,8 +56,13 @@ def merge(
         pipe = open_pipeline(model, None, loading)
         names = short_names(adapters)
         with filled(output) as part:
-            results = merge_adapters(pipe, [local(a) for a in adapters], part, weight, energy, model, names, tell)
+            places = [local(a) for a in adapters]
+            with display(quiet or as_json) as callback:
+                how = {"way": way, "precision": precision, "callback": callback}
+                results = merge_adapters(pipe, places, part, weight, energy, model, names, tell, **how)
             interference_chart(names, results["interference"], part / "interference.png")
+            if "fusion" in results:
+                fusion_chart(results["fusion"], part / "fusion.png")
             write_card(part, results)
             remove_reports(output)
     if as_json:
@@ -57,5 +70,7 @@ def merge(
         return
     for table in interference_tables(results["merged"], results["interference"]):
         Console().print(table)
+    if "fusion" in results:
+        Console().print(fusion_table(results["fusion"]))
     size = sum(file.stat().st_size for file in output.rglob(WEIGHTS))  # text encoders have folders of their own
     print(f"{output}: {results['layers']} layers, ranks sum to {results['ranks']}, {size:,} bytes")

@@ -7,6 +7,7 @@ import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
+from ..adapter.updates import PRECISIONS
 from ..inputs.tables import read_text
 from ..options import option, require
 from .concepts import COMMON, KINDS, check_words, concepts_of
@@ -112,6 +113,11 @@ class EraseConfig:
     max_memory: float | None = option(None, "Most memory to use, in GB.")
     tracker: str | None = option(None, "Accelerate tracker, e.g. tensorboard.")
     save_every: int = option(50, "Training steps between checkpoints.")
+    # file
+    compress: float = option(
+        0.8, "Share of each layer's effect on the concept's inputs that is written, after training; 1 for all of it."
+    )
+    precision: str = option("fp16", f"What files hold U and V in: {', '.join(PRECISIONS)}.")
 
     def __post_init__(self):
         self._convert()
@@ -123,6 +129,7 @@ class EraseConfig:
             (self.kind is None or self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}"),
             (0 <= self.near <= 1, "near must be in [0, 1]"),
             (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
+            (not self.anchor or self.objective != "negative", "the objective negative has no anchor"),
             (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
             (self.gamma_cross is None or 0 < self.gamma_cross <= 1, "gamma-cross must be in (0, 1]"),
             (self.max_rank >= 1, "max-rank must be at least 1"),
@@ -145,6 +152,8 @@ class EraseConfig:
             (self.moment_records >= 1, "moment-records must be at least 1"),
             (self.save_every >= 1, "save-every must be at least 1"),
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
+            (0 < self.compress <= 1, "compress must be in (0, 1]"),
+            (self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}"),
         )
         require(checks)
         concepts = concepts_of(self.concept, COMMON, self.kind, self.synonym)

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..adapter import SemuConfig
+from ..adapter.base_layers import full_precision
 from ..adapter.claims import BEGUN, WORK, check_output, check_space, claimed, read_json
 from ..adapter.config import erased_concepts
 from ..adapter.gradients import LossScale
 from ..adapter.model import find_layers
-from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
+from ..adapter.moments import Root, second_moments
+from ..adapter.shrink import Shrunk, shrink
+from ..adapter.subspace import Basis, Roots, find_bases, install_bases, without_basis
 from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
@@ -34,7 +38,7 @@ from .footprint import probe
 from .loading import Loading, check_device, default_device, load_pipeline
 from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
-from .pipeline import base_name, denoiser, model_path
+from .pipeline import adapted_parts, base_name, denoiser, model_path
 from .plain import plain
 from .plan import Plan, make_plan
 from .precision import left_out, loss_scale, make_accelerator
@@ -174,14 +178,18 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
         train_beside(family.model)
     progress = train(family, config, states, accelerator, work, callback, scale, batches)
     freeze(family)
+    facts = measure(family, bases, progress)
+    small = make_small(Trainer(family, config, states, accelerator, Path("."), scale, batches), callback)
     family.stage.end(pipe)
     fits = {"memory": batches.words} if batches.words else {}
     erasure.config, erasure.progress, erasure.plan = config, progress, planned
-    erasure.facts |= {"seconds": 0.0, **measure(family, bases, progress), **fits, "before": before}
+    erasure.facts |= {"seconds": 0.0, **facts, **fits, "before": before, "written": small.facts()}
     erasure.facts |= planned.facts()
     if config.on_top_of:
         join_before(pipe)
         freeze(family)
+        for model in adapted_parts(pipe).values():
+            shrink(model, 1.0, config.precision)
 
 
 def worth_keeping(error: BaseException, work: Path) -> bool:
@@ -302,6 +310,31 @@ def train(
         progress = trainer.train(report)
     accelerator.end_training()
     return progress
+
+
+def make_small(trainer: Trainer, callback: Callback) -> Shrunk:
+    """The trained adapter as its files hold it, so that what is measured from here on is what is shipped."""
+    config, model = trainer.config, trainer.family.model
+    callback.stage("truncation")
+    with full_precision(trainer.accelerator.device):
+        small = shrink(model, config.compress, config.precision, root=roots_of_concept(trainer))
+    callback.note(f"written: {config.compress:.0%} of what each layer does, in {config.precision}: {small.words()}")
+    return small
+
+
+def roots_of_concept(trainer: Trainer) -> Callable[[str], Root | None]:
+    """The metric in which an update is truncated: layer -> root of the moments of its inputs on the concept's records.
+
+    These are the inputs that the adapted model sees. None, the plain norm, outside of the remain geometry, as moments
+    may not fit there, and where nothing is to be truncated.
+    """
+    config, model, semu = trainer.config, trainer.family.model, adapter_config(trainer.config)
+    if config.compress == 1 or config.geometry != "remain":
+        return lambda name: None
+    semu.ranks = model.peft_config["default"].ranks
+    C = second_moments(model, semu, trainer.forgotten_forward(model), on_host=trainer.batches.on_host)
+    roots = Roots(C, semu.damping)
+    return lambda name: roots(name, trainer.accelerator.device)
 
 
 def freeze(family) -> None:

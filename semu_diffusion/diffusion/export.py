@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from ..adapter.files import save_atomic
-from ..adapter.merging import compress_adapter, updates_of
+from ..adapter.merging import updates_of
+from ..adapter.shrink import Shrunk, distance, shrink
 from ..adapter.switch import fold
-from ..adapter.weights import semu_layers
+from ..adapter.updates import PRECISIONS, Update, check_precision, inner, rounded
 from .concepts import name_of, phrase
 from .concepts.files import SUFFIXES
 from .folders import save_folder
@@ -18,40 +21,46 @@ from .headers import facts_of, kohya_header
 from .kohya import kohya_layers, kohya_state, model_kind
 from .lora import has_lora, kind_of, save_lora
 from .naming import kohya_file
-from .narrow import PRECISIONS
+from .narrow import narrowed
 from .pipeline import adapted_parts, save_adapters
 from .single_file import SINGLE, check_single_file, save_single_file
 
-FORMATS = ("native", "diffusers", "kohya", "merged", "single-file")
+WHOLE = ("merged", "single-file")  # models without an adapter
+FORMATS = ("native", "diffusers", "kohya", *WHOLE)
 Warn = Callable[[str], None]
 
 
-def compress_parts(pipe, energy: float, adapter_name: str = "default") -> tuple[int, int]:
-    """Compresses the adapter of a pipeline in place; returns the sums of the ranks before and after."""
+def shrink_parts(pipe, energy: float, adapter_name: str = "default") -> Shrunk:
+    """`shrink` of an adapter in all parts of a pipeline, in place."""
     models = adapted_parts(pipe, adapter_name).values()
-    before = sum(layer.r[adapter_name] for model in models for layer in semu_layers(model, adapter_name).values())
-    return before, sum(rank for model in models for rank in compress_adapter(model, energy, adapter_name).values())
+    return sum((shrink(model, energy, adapter_name=adapter_name) for model in models), Shrunk())
+
+
+def rounding(pipe, format: str, precision: str, adapter_name: str = "default") -> float:
+    """||D' - D||_F / ||D||_F of the update D = U R V^T as a native or a LoRA file of that precision holds it."""
+    check_precision(precision)
+    total, dtype = Shrunk(), PRECISIONS[precision]
+    for model in adapted_parts(pipe, adapter_name).values():
+        for name, update in updates_of(model, adapter_name).items():
+            U, R, V = update
+            if format == "native":
+                kept = rounded(U, R, V, dtype, name)
+            else:
+                A, B = narrowed(V.T, U @ R, dtype)
+                kept = Update(B.float(), torch.eye(len(A)).to(U), A.T.float())
+            total += Shrunk(changed=distance(update, kept), whole=inner(update, update))
+    return total.error
 
 
 def compress_measured(pipe, energy: float, adapter_name: str = "default", pictures: int = 4) -> str:
-    """`compress_parts`, and in words what it changes: ranks, bytes of the native file, and pictures of the concept."""
+    """`shrink_parts`, and in words what it changes: ranks, bytes of the native file, and pictures of the concept."""
     about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
     words = [name_of(c) for c in about.get("concept") or [] if not c.lower().endswith(SUFFIXES)] or [""]
     prompts = [phrase(words[k % len(words)] or None, None, k) for k in range(pictures)]
-    drawn, sizes = [draw(pipe, prompts, range(pictures), steps=10)], [adapter_bytes(pipe, adapter_name)]
-    before, after = compress_parts(pipe, energy, adapter_name)
-    drawn, sizes = [*drawn, draw(pipe, prompts, range(pictures), steps=10)], [*sizes, adapter_bytes(pipe, adapter_name)]
-    change = (drawn[1] - drawn[0]).abs().mean().item()
-    return (
-        f"ranks sum to {after} instead of {before}, {sizes[1]:,} bytes instead of {sizes[0]:,}; "
-        f"{pictures} pictures drawn with it change by {255 * change:.2f} of 255 levels per pixel"
-    )
-
-
-def adapter_bytes(pipe, adapter_name: str = "default") -> int:
-    """Bytes of an adapter's U, R and V."""
-    parts = [updates_of(model, adapter_name) for model in adapted_parts(pipe, adapter_name).values()]
-    return sum(4 * t.numel() for updates in parts for update in updates.values() for t in update)
+    drawn = draw(pipe, prompts, range(pictures), steps=10)
+    small = shrink_parts(pipe, energy, adapter_name)
+    change = (draw(pipe, prompts, range(pictures), steps=10) - drawn).abs().mean().item()
+    return f"{small.words()}; {pictures} pictures drawn with it change by {255 * change:.2f} of 255 levels per pixel"
 
 
 def save_kohya(
@@ -67,7 +76,8 @@ def save_kohya(
     Raises:
         ValueError: as `kohya_layers`.
     """
-    layers, about = kohya_layers(pipe, adapter_name, everything), facts_of(pipe, adapter_name)
+    layers = kohya_layers(pipe, adapter_name, everything)
+    about = {**facts_of(pipe, adapter_name), "precision": precision}
     state, file = kohya_state(layers.factors, PRECISIONS[precision]), folder / kohya_file(about)
     save_atomic(state, file, kohya_header(pipe, model_kind(pipe), layers, state, about, file.stem))
     if layers.left_out:
@@ -75,14 +85,14 @@ def save_kohya(
     return file
 
 
-def save_loras(pipe, folder: Path, warn: Warn = warnings.warn) -> None:
+def save_loras(pipe, folder: Path, warn: Warn = warnings.warn, precision: str = "fp16") -> None:
     """The files for others beside a native adapter: diffusers' LoRA and kohya's, where there are such for the model."""
     if has_lora(pipe):
-        save_lora(pipe, folder)
+        save_lora(pipe, folder, precision=precision)
     if kind_of(pipe) is None:
         return
     try:
-        save_kohya(pipe, folder, warn=warn)
+        save_kohya(pipe, folder, precision=precision, warn=warn)
     except ValueError as error:  # it adapts nothing but layers that kohya files leave out, or a text encoder they lack
         warn(f"no kohya file: {error}")
 
@@ -104,8 +114,8 @@ def export(
 
     Args:
         uniform: Pad all LoRA factors to one rank, for diffusers older than 0.36.
-        precision: fp32, fp16 or bf16; by default fp16 for LoRA files and the model's own for whole models. A native
-            adapter is always exact.
+        precision: fp32, fp16 or bf16; by default fp16 for adapters and LoRA files, and the model's own for whole
+            models. The R of a native adapter is in fp32 in any case.
         everything: Keep layers in a kohya file that some programs pass over; see `kohya_layers`.
         warn: Told what a file lacks.
 
@@ -115,10 +125,8 @@ def export(
     folder = Path(folder)
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if format == "native" and precision not in (None, "fp32"):
-        raise ValueError("a native adapter is exact, so in fp32; use --to diffusers or kohya for narrower files")
+    if precision is not None:
+        check_precision(precision)
     if format == "single-file":
         check_single_file(pipe)
     if format == "kohya":
@@ -126,7 +134,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     if format == "native":
         about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
-        return save_adapters(pipe, folder, about, adapter_name)
+        return save_adapters(pipe, folder, about, adapter_name, precision or "fp16")
     if format == "diffusers":
         return save_lora(pipe, folder, adapter_name, uniform, precision or "fp16")
     if format == "kohya":

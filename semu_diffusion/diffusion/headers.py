@@ -23,7 +23,10 @@ from .naming import concept_names, concepts_in, title_of
 from .pipeline import adapted_parts, base_name, denoiser
 
 # The facts of a config that a header repeats.
-FACTS = ("concept", "before", "anchor", "merged", "weights", "gamma", "geometry", "objective", "steps", "seed")
+FACTS = (
+    "concept", "before", "anchor", "merged", "way", "weights", "energy", "parts", "gamma", "geometry", "objective",
+    "steps", "seed", "compress", "precision",
+)  # fmt: skip
 STABILITY = "https://github.com/Stability-AI/generative-models"
 # Kind of model -> what sd-scripts calls it, its ModelSpec architecture, and the code whose names the file has.
 KINDS = {

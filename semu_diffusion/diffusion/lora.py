@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from ..adapter.files import save_atomic
+from ..adapter.updates import PRECISIONS
 from ..adapter.weights import LORA, lora_factors, lora_metadata
 from .headers import facts_of, lora_header
 from .kohya import model_kind
-from .narrow import PRECISIONS, narrowed
+from .narrow import narrowed
 from .pipeline import CLIP, TEXT_ENCODERS, adapted_parts, lora_name
 
 
@@ -61,7 +62,7 @@ def save_lora(
         ranks |= {f"{part}.{key}": value for key, value in given.items()}
         factors[part] = {name: narrowed(A, B, PRECISIONS[precision]) for name, (A, B) in own.items()}
     state = lora_state(pipe, factors)
-    header = lora_header(pipe, kind_of(pipe), state, facts_of(pipe, adapter_name))
+    header = lora_header(pipe, kind_of(pipe), state, {**facts_of(pipe, adapter_name), "precision": precision})
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_atomic(state, Path(folder) / LORA, {"lora_adapter_metadata": json.dumps(ranks, sort_keys=True), **header})
     return Path(folder) / LORA

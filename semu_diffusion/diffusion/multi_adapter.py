@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..adapter.config import SemuConfig
 from ..adapter.layer import SemuLayer
+from ..adapter.merging import crowding, updates_of
 from ..adapter.switch import set_strengths
 from ..adapter.weights import put_adapter
 from .pipeline import parts, read_adapters
+
+CROWDED = 3.0  # times one adapter's change: two cost 1.5 points of IRA on the embedded model, four 14
 
 
 def short_names(paths: Sequence[str | Path]) -> list[str]:
@@ -29,7 +33,8 @@ def load_adapters(
 ) -> dict[str, SemuConfig]:
     """Puts several adapters on a pipeline, all active at their weights (1 unless given) beside those that are on.
 
-    Everything is read and checked before the pipeline is touched. `set_weights` changes the weights later.
+    Everything is read and checked before the pipeline is touched. `set_weights` changes the weights later. A warning
+    says where so many are on that what should stay is likely to suffer, as four of the embedded model's do.
 
     Args:
         paths: Name -> folder or file; or folders alone, whose names then are those of the adapters.
@@ -51,7 +56,24 @@ def load_adapters(
         for part, (config, layers) in own.items():
             put_adapter(models[part], config, layers, name)
     set_weights(pipe, {**before, **dict(zip(paths, weights))})
+    if line := crowded(pipe):
+        warnings.warn(line, stacklevel=2)
     return {name: next(iter(own.values()))[0] for name, own in read.items()}
+
+
+def crowded(pipe) -> str:
+    """A sentence where so many adapters are on that they are likely to harm what must stay; else ""."""
+    on = [name for name, weight in weights_of(pipe).items() if weight]
+    if len(on) < 2:
+        return ""
+    own = [{f"{p}.{k}": u for p, m in parts(pipe).items() for k, u in updates_of(m, name).items()} for name in on]
+    times = crowding(own)
+    if times < CROWDED:
+        return ""
+    return (
+        f"together these {len(on)} adapters change the model {times:.1f} times as much as one of them does, and what "
+        f"should stay with it: fuse them into one: semu merge {' '.join(on)} --output fused"
+    )
 
 
 def weights_of(pipe) -> dict[str, float]:
@@ -75,9 +97,6 @@ def set_weights(pipe, weights: Mapping[str, float]) -> None:
         raise ValueError(f"no adapter named {unknown!r}; loaded: {', '.join(known) or 'none'}")
     for model in models:
         set_strengths(model, dict(weights))
-
-
-# --------------------------------------------------------------------------------------------- merging
 
 
 # ------------------------------------------------------------------------------------------- on top of

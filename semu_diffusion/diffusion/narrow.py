@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..adapter.updates import dtype_name
+
 Factors = tuple[torch.Tensor, torch.Tensor]  # A (r, n), B (m, r): the update is B A
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def narrowed(A: torch.Tensor, B: torch.Tensor, dtype: torch.dtype) -> Factors:
@@ -21,5 +22,5 @@ def narrowed(A: torch.Tensor, B: torch.Tensor, dtype: torch.dtype) -> Factors:
         A, B = A / scale, B * scale
     A, B = A.to(dtype), B.to(dtype)
     if not (A.isfinite().all() and B.isfinite().all()):
-        raise ValueError(f"the update is too large for {str(dtype).removeprefix('torch.')}; use --precision fp32")
+        raise ValueError(f"the update is too large for {dtype_name(dtype)}; use --precision fp32")
     return A, B

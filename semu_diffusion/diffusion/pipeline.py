@@ -98,17 +98,23 @@ def load_adapter(pipe, path: str | Path, adapter_name: str = "default", scale: f
     return next(iter(read.values()))[0]
 
 
-def save_adapters(pipe, folder: str | Path, about: dict | None = None, adapter_name: str = "default") -> Path:
+def save_adapters(
+    pipe,
+    folder: str | Path,
+    about: dict | None = None,
+    adapter_name: str = "default",
+    precision: str = "fp32",
+) -> Path:
     """The denoiser's adapter into the folder, each text encoder's into a subfolder of its name; returns the folder.
 
     Raises:
-        ValueError: the pipeline has no such adapter.
+        ValueError: the pipeline has no such adapter, or one that the precision (`save_adapter`) cannot hold.
     """
     adapted, folder = adapted_parts(pipe, adapter_name), Path(folder)
     places = {component(pipe): folder, **{name: folder / name for name in TEXT_ENCODERS}}
     for name, place in places.items():
         if name in adapted:
-            save_adapter(adapted[name], place, adapter_name, about)
+            save_adapter(adapted[name], place, adapter_name, about, precision)
         else:  # of an earlier adapter, and would be loaded with this one
             for file in (WEIGHTS, CONFIG):
                 (place / file).unlink(missing_ok=True)

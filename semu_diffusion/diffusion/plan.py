@@ -16,6 +16,7 @@ from .concepts import (
     forget_pairs,
     forms,
     keep_prompts,
+    proper,
     strangers,
     suite_of,
 )
@@ -109,12 +110,25 @@ def add_concept(
         anchor = found.neighbours[0] if found.neighbours else ""
     elif anchor is None and concept.kind in ("object", "style"):
         anchor = found.anchor
+    if config.objective == "negative":
+        anchor = ""
     pairs = forget_pairs(concept, anchor, words, config.seed)
+    if config.objective == "negative" and concept.kind != "prompts":
+        pairs = [Pair(name, "") for name in bare_names(concept)]
     plan.pairs.extend(pairs)
     if anchor is None:
         anchor = KINDS[concept.kind].anchor if concept.kind in KINDS else None
     own = [anchor] if anchor is not None else sorted({p.anchor for p in pairs})
     plan.anchors[concept.given] = own
+
+
+def bare_names(concept: Concept) -> list[str]:
+    """What a concept is called, and nothing else: ESD leads away from this, and not from whole sentences.
+
+    A sentence also names a style or an object that is to stay, and away from it would be away from that as well.
+    """
+    worded = concept.kind == "style" and not proper(concept.name)
+    return [f"{name} style" if worded else name for name in concept.names]
 
 
 def with_settling(config: EraseConfig, concepts: tuple[Concept, ...]) -> EraseConfig:

@@ -22,7 +22,7 @@ from .pipeline import save_adapters
 
 # Written after the adapter; those of an earlier erasure or merging go first.
 REPORTS = ("evaluation.json", "records.json", "concepts.png", "before_after.png", "loss.png", "interference.png",
-           "README.md", "report.html")  # fmt: skip
+           "fusion.png", "README.md", "report.html")  # fmt: skip
 GALLERY = "gallery"  # the folder of pictures that records.json lists
 
 
@@ -59,8 +59,8 @@ def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_wor
     """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last, or stay."""
     remove_reports(erasure.folder)
     folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict(), **erasure.plan.about()}
-    save_adapters(erasure.pipe, folder, about)
-    save_loras(erasure.pipe, folder, warn)
+    save_adapters(erasure.pipe, folder, about, precision=erasure.config.precision)
+    save_loras(erasure.pipe, folder, warn, erasure.config.precision)
     machine = {
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

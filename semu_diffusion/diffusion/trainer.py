@@ -128,6 +128,11 @@ class Trainer:
         chosen = torch.cat([keep[:prompted], empty[: count - prompted]])
         return lambda: [self.predict(model, index) for index in chosen.split(self.batches.moments)]
 
+    def forgotten_forward(self, model: nn.Module) -> Callable[[], None]:
+        """A closure that runs the model on the concept's records, as many as `kept_forward` does on others."""
+        chosen = self.forget[: self.config.moment_records]
+        return lambda: [self.predict(model, index) for index in chosen.split(self.batches.moments)]
+
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""

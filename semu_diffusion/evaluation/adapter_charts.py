@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..diffusion.blocks import by_depth
-from .charts import INK, KEPT, _plain, figure, save
+from .charts import GONE, INK, KEPT, _plain, figure, save
 
 PANELS = {"columns": "outputs' spaces", "rows": "inputs' spaces", "cosine": "cosine of the updates"}
 
@@ -61,4 +61,26 @@ def interference_chart(names: Sequence[str], matrices: dict[str, list[list[float
         ax.spines[:].set_visible(False)
         ax.set_title(title, fontsize=10, color=INK)
     fig.suptitle("How far the adapters share spaces: 0 not at all, 1 one within the other", fontsize=11, color=INK)
+    return save(fig, path)
+
+
+def fusion_chart(fusion: dict, path: str | Path) -> Path:
+    """Interference before and after: a pair of bars for each adapter and one for what must stay.
+
+    Args:
+        fusion: The report of `diffusion.fusing.fuse`.
+        path: the PNG to write; folders are made.
+    """
+    names = [*fusion["stack"]["error"], "all else"]
+    fig = figure(max(4.5, 1.8 + 0.8 * len(names)), 3.4)
+    ax = fig.subplots()
+    for shift, side, colour in ((-0.2, "stack", GONE), (0.2, "fused", KEPT)):
+        values = [*fusion[side]["error"].values(), fusion[side]["kept"]]
+        bars = ax.bar([x + shift for x in range(len(names))], [100 * v for v in values], 0.38, color=colour)
+        bars.set_label({"stack": "all at once", "fused": "fused"}[side])
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_ylabel("% of an adapter's effect", color=INK)
+    ax.legend(frameon=False, fontsize=9)
+    _plain(ax, "y")
+    fig.suptitle("What is done that each adapter alone does not do, by where", fontsize=11, color=INK)
     return save(fig, path)

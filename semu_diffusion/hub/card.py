@@ -21,6 +21,7 @@ PICTURES = {
     "before_after.png": "before and after",
     "concepts.png": "concepts before and after",
     "interference.png": "interference of the merged adapters",
+    "fusion.png": "what is done that each adapter alone does not do, before and after",
 }
 
 INTRODUCTION = """# {base} without {concepts}
@@ -229,9 +230,10 @@ def training_markdown(folder: Path, training: dict) -> str:
 
 
 def merged_markdown(results: dict) -> str:
-    """What was added up."""
+    """What was fused or added up."""
     parts = ", ".join(f"{plain(name)} ({weight:g})" for name, weight in zip(results["merged"], results["weights"]))
-    return f"## Merged\n\nThe sum of {len(results['merged'])} adapters at these weights: {parts}.\n"
+    how = "sum" if results.get("way", "sum") == "sum" else "fusion (least squares on each one's inputs)"
+    return f"## Merged\n\nThe {how} of {len(results['merged'])} adapters at these weights: {parts}.\n"
 
 
 def files_markdown(folder: Path) -> str:

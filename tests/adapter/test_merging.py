@@ -5,15 +5,14 @@ import torch
 from models import build
 
 from semu_diffusion.adapter.merging import (
-    Update,
     combine,
     combine_adapters,
-    cosine,
     interference,
     overlap,
     replace_adapters,
     updates_of,
 )
+from semu_diffusion.adapter.updates import Update, cosine
 from semu_diffusion.adapter.weights import SemuConfig, put_adapter, semu_layers
 
 

@@ -52,7 +52,7 @@ def test_round_trip_is_exact(name, tmp_path):
     assert differ(output(loaded), output(build(name)))
     saved, again = adapter_state(model), adapter_state(loaded)
     assert saved.keys() == again.keys() and all(torch.equal(saved[k], again[k]) for k in saved)
-    assert config.about == {"concept": ["cat"]}
+    assert config.about == {"concept": ["cat"], "precision": "fp32"}
     assert config.ranks == {k: m.r["default"] for k, m in semu_layers(model).items()}
 
 

@@ -9,7 +9,8 @@ from diffusers import DiffusionPipeline
 
 from semu_diffusion import load_pipeline
 from semu_diffusion.adapter.base_layers import matrix_shape
-from semu_diffusion.adapter.merging import compress, compress_adapter
+from semu_diffusion.adapter.shrink import shrink
+from semu_diffusion.adapter.updates import compress
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.diffusion.export import export
 
@@ -93,10 +94,11 @@ def test_compress_adapter_keeps_the_output(adapted):
         m, n = matrix_shape(layer.get_base_layer())
         more = [torch.cat([Q, torch.randn(size, Q.shape[1])], 1) for Q, size in ((U, m), (V, n))]
         layer.set_basis("default", more[0], more[1], torch.block_diag(R.detach(), torch.zeros_like(R)))
-    assert compress_adapter(wide.unet, 1 - 1e-9) == ranks
+    shrink(wide.unet, 1 - 1e-9)
+    assert wide.unet.peft_config["default"].ranks == ranks
     torch.testing.assert_close(predict_noise(wide), predict_noise(adapted), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="energy"):
-        compress_adapter(wide.unet, 0.0)
+        shrink(wide.unet, 0.0)
 
 
 @pytest.mark.parametrize("form", ["semu", "diffusers", "kohya"])

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from tiny_families import build_family, load_family
 
 from semu_diffusion import load_adapter, load_pipeline
-from semu_diffusion.adapter.weights import inject, semu_layers
-from semu_diffusion.diffusion.export import export, save_loras
+from semu_diffusion.adapter.weights import WEIGHTS, inject, semu_layers
+from semu_diffusion.diffusion.export import export, rounding, save_loras
 from semu_diffusion.diffusion.folders import save_folder
 from semu_diffusion.diffusion.headers import data_hash, legacy_hash, resolution_of
 from semu_diffusion.diffusion.kohya import energy, kohya_layers
@@ -62,7 +62,7 @@ FIELDS = {
     "modelspec.implementation", "modelspec.title", "modelspec.description", "modelspec.trigger_phrase",
     "modelspec.usage_hint", "modelspec.tags", "modelspec.resolution", "modelspec.prediction_type",
     "modelspec.hash_sha256", "semu.concept", "semu.anchor", "semu.base_model", "semu.steps", "semu.seed", "semu.gamma",
-    "semu.version",
+    "semu.precision", "semu.version",
 }  # fmt: skip
 
 
@@ -147,17 +147,37 @@ def test_precision(sd1, tiny_model, tmp_path, form, precision, dtype, atol):
     same(outputs(plain), truth(sd1, tiny_model), atol)
 
 
-def test_lora_files_are_fp16_by_default_and_native_ones_exact(sd1, tiny_model, tmp_path):
-    for form in ("kohya", "diffusers"):
+def test_files_are_fp16_by_default_and_native_ones_exact_on_request(sd1, tiny_model, tmp_path):
+    for form in ("kohya", "diffusers", "native"):
         file = export(sd1, tmp_path, form, warn=lambda text: None)
-        assert {v.dtype for v in load_file(file).values()} == {torch.float16}
-    export(sd1, tmp_path / "native", "native")
+        parts = load_file(file / WEIGHTS if form == "native" else file)
+        assert {v.dtype for k, v in parts.items() if not k.endswith("semu_R")} == {torch.float16}
+        assert {v.dtype for k, v in parts.items() if k.endswith("semu_R")} <= {torch.float32}
+    export(sd1, tmp_path / "native", "native", precision="fp32")
     again = load_pipeline(str(tiny_model), "cpu")
     load_adapter(again, tmp_path / "native")
     found, expected = outputs(again), outputs(sd1)
     assert all(torch.equal(found[k], v) for k, v in expected.items())
-    with pytest.raises(ValueError, match="a native adapter is exact"):
-        export(sd1, tmp_path / "x", "native", precision="fp16")
+
+
+@pytest.mark.parametrize("form", ["native", "diffusers"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_loss_that_is_told_is_that_of_the_file(sd1, tmp_path, form, precision):
+    """Against the float64 products of what is read from the file."""
+    file = export(sd1, tmp_path, form, precision=precision)
+    parts, changed, whole = load_file(file / WEIGHTS if form == "native" else file), 0.0, 0.0
+    for name, layer in semu_layers(sd1.unet).items():
+        U, R, V = (getattr(layer, f"semu_{p}")["default"].double() for p in "URV")
+        if form == "native":
+            u, r, v = (parts[f"base_model.model.{name}.semu_{p}"].double() for p in "URV")
+        else:
+            v, u = (parts[f"unet.{name}.lora_{p}.weight"].double().flatten(1) for p in "AB")
+            v, r = v.T, torch.eye(len(v)).double()
+        changed += (u @ r @ v.T - U @ R @ V.T).square().sum()
+        whole += (U @ R @ V.T).square().sum()
+    expected = (changed / whole).sqrt().item()
+    assert rounding(sd1, form, precision) == pytest.approx(expected, rel=0.05, abs=1e-6)
+    assert expected < {"fp32": 1e-6, "fp16": 1e-3, "bf16": 1e-2}[precision]
     with pytest.raises(ValueError, match="precision must be one of fp32, fp16, bf16, got 'int8'"):
         export(sd1, tmp_path / "x", "kohya", precision="int8")
     assert not (tmp_path / "x").exists()

@@ -132,3 +132,15 @@ def test_the_seed_of_a_row_is_the_noise_that_the_pipeline_would_draw(tiny, tmp_p
     first = draw_records(tiny, contexts, pairs, [True, True], 2, 3.0, 0, 8, lambda n: None)[0]["x"]
     noise = torch.randn(1, *tiny.latent_shape, generator=torch.Generator().manual_seed(7))
     assert torch.equal(first[1:], noise) and not torch.equal(first[:1], noise)
+
+
+def test_negative_leads_away_from_the_name_alone(tiny):
+    """Of a whole sentence it would lead away from the styles in it, too (ESD is trained with the bare word)."""
+    words = Vocabulary(("cat", "dog"), ("neon", "sepia"))
+    plan, config, _ = plan_of(tiny, words, concept=["cat"], synonym=["kitten"], objective="negative", **FEW)
+    assert [(p.prompt, p.anchor) for p in plan.pairs] == [("cat", ""), ("kitten", "")] and config.strength == 0.75
+    for style, name in (("neon style", "neon style"), ("Van Gogh style", "Van Gogh")):
+        plan, *_ = plan_of(tiny, words, concept=[style], objective="negative", **FEW)
+        assert [(p.prompt, p.anchor) for p in plan.pairs] == [(name, "")]
+    with pytest.raises(ValueError, match="the objective negative has no anchor"):
+        EraseConfig(concept=["cat"], objective="negative", anchor="dog")

@@ -18,7 +18,7 @@ from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import component, denoiser
 
 SHORT = {**QUICK, "target_modules": "all", "geometry": "remain", "latents": 4, "keep_latents": 4, "sampler_steps": 2,
-         "steps": 2, "max_rank": 4, "lr": 0.1}  # fmt: skip
+         "steps": 2, "max_rank": 4, "lr": 0.1, "compress": 1, "precision": "fp32"}  # fmt: skip
 WAYS = {"bf16": (torch.bfloat16, "no"), "fp16": (torch.float16, "no"), "fp32 under bf16": (torch.float32, "bf16"),
         "fp32 under fp16": (torch.float32, "fp16")}  # fmt: skip
 # Mean cos^2 between a basis and the one in fp32. A FLUX of random weights hardly looks at its prompt, so the

@@ -12,8 +12,11 @@ import shutil
 import pytest
 import typer
 from pages import PAGES, ROOT, blocks, commands, files
+from safetensors.torch import load_file
 from shell import call_semu
 
+from semu_diffusion.adapter.files import save_atomic
+from semu_diffusion.adapter.weights import WEIGHTS, header_of
 from semu_diffusion.attacks import AttackConfig
 from semu_diffusion.cli.app import COMMANDS, app
 from semu_diffusion.diffusion import EraseConfig
@@ -41,6 +44,8 @@ def with_little(patch: pytest.MonkeyPatch, folder) -> None:
     patch.chdir(folder)
     patch.setattr("semu_diffusion.evaluation.suites.pictograms.SAMPLER_STEPS", 1)
     patch.setattr("semu_diffusion.attacks.suite.AttackConfig", functools.partial(AttackConfig, contexts=1, steps=2))
+    for name, value in (("LATENTS", 2), ("KEPT_LATENTS", 4), ("STEPS", 2)):
+        patch.setattr(f"semu_diffusion.diffusion.scene.{name}", value)
     patch.setattr("semu_diffusion.pictograms.words.OBJECTS", ("cigarette", "dog"))  # of the attacks' references
     patch.setattr("semu_diffusion.pictograms.words.STYLES", ("photo", "neon"))
 
@@ -56,7 +61,10 @@ def home(assets, tmp_path_factory):
     results = json.loads((folder / "no-cigarette" / "results.json").read_text())
     results["evaluation"] = json.loads((folder / "scores" / "evaluation.json").read_text())
     (folder / "no-cigarette" / "results.json").write_text(json.dumps(results))
-    shutil.copytree(folder / "no-cigarette", folder / "no-knife")  # only its name is another
+    shutil.copytree(folder / "no-cigarette", folder / "no-knife")  # another adapter only in its name and strength
+    weights = load_file(folder / "no-knife" / WEIGHTS)
+    weights = {k: 1.1 * v if k.endswith("semu_R") else v for k, v in weights.items()}
+    save_atomic(weights, folder / "no-knife" / WEIGHTS, header_of(folder / "no-knife" / WEIGHTS))
     for text in PAGES.values():
         for name, contents in files(text).items():
             (folder / name).write_text(contents)
