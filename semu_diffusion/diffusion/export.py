@@ -12,6 +12,7 @@ from ..adapter.switch import fold
 from ..adapter.weights import semu_layers
 from .concepts import name_of, phrase
 from .concepts.files import SUFFIXES
+from .families import drawing_defaults
 from .folders import save_folder
 from .generate import draw
 from .headers import facts_of, kohya_header
@@ -38,9 +39,10 @@ def compress_measured(pipe, energy: float, adapter_name: str = "default", pictur
     about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
     words = [name_of(c) for c in about.get("concept") or [] if not c.lower().endswith(SUFFIXES)] or [""]
     prompts = [phrase(words[k % len(words)] or None, None, k) for k in range(pictures)]
-    drawn, sizes = [draw(pipe, prompts, range(pictures), steps=10)], [adapter_bytes(pipe, adapter_name)]
+    steps = drawing_defaults(pipe).erasing
+    drawn, sizes = [draw(pipe, prompts, range(pictures), steps)], [adapter_bytes(pipe, adapter_name)]
     before, after = compress_parts(pipe, energy, adapter_name)
-    drawn, sizes = [*drawn, draw(pipe, prompts, range(pictures), steps=10)], [*sizes, adapter_bytes(pipe, adapter_name)]
+    drawn, sizes = [*drawn, draw(pipe, prompts, range(pictures), steps)], [*sizes, adapter_bytes(pipe, adapter_name)]
     change = (drawn[1] - drawn[0]).abs().mean().item()
     return (
         f"ranks sum to {after} instead of {before}, {sizes[1]:,} bytes instead of {sizes[0]:,}; "

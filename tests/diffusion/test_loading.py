@@ -58,7 +58,7 @@ def test_the_family_is_known_before_a_weight_is_read(name, match, model):
 def test_every_family_is_known_by_its_index():
     from semu_diffusion.diffusion.families import takes
 
-    assert all(takes({"_class_name": kind.__name__}) for family in FAMILIES for kind in family.pipelines)
+    assert all(takes({"_class_name": name}) for family in FAMILIES for name in family.pipelines)
     assert takes({"_class_name": ["pipeline", "Mine"], "unet": ["diffusers", "UNet2DModel"]})
     assert not takes({"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]})
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers import FluxPipeline
 from torch import nn
 
-from .base import Conditions, Flow
+from .base import Conditions
+from .schedules import Flow
 
 
 def pack(x: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ class Flux(Flow):
     Conditions: text (N, tokens, width), pooled (N, width), and guidance (N,) where the model takes it.
     """
 
-    pipelines = (FluxPipeline,)
+    pipelines = ("FluxPipeline",)
     title = "FLUX.1 (FluxTransformer2DModel, flow matching, distilled guidance)"
     guided = False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
-from .base import Conditions, Diffusion
+from .base import Conditions
+from .schedules import Diffusion
 
 
 class StableDiffusionXL(Diffusion):
@@ -15,7 +15,7 @@ class StableDiffusionXL(Diffusion):
     Conditions: text (N, tokens, both widths), pooled (N, width of the second encoder), time_ids (N, 6).
     """
 
-    pipelines = (StableDiffusionXLPipeline,)
+    pipelines = ("StableDiffusionXLPipeline",)
     title = "Stable Diffusion XL (UNet2DConditionModel, two text encoders)"
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
