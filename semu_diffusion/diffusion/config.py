@@ -16,8 +16,8 @@ from .objectives import OBJECTIVES
 TARGETS = {
     "all": r".*",
     "cross-attention": r".*(attn2|attn\.add_[qkv]_proj|attn\.to_add_out).*",  # the latter: SD3, FLUX
-    "self-attention": r".*(attn1\.|self_attn\.|attn\.to_(q|k|v|out)|attentions\.\d+\.to_).*",
-    "attention": r".*(attn[12]|attn\.|attentions\.\d+\.to_).*",  # the latter: FLUX, UNet2DModel
+    "self-attention": r".*(attn1\.|self_attn\.|attn\.to_(q|k|v|out)|attention\.to_|attentions\.\d+\.to_).*",
+    "attention": r".*(attn[12]|attn\.|attention\.|attentions\.\d+\.to_).*",  # the latter: Z-Image, UNet2DModel
     "convolutions": r".*(conv|resnets).*",
     "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
 }

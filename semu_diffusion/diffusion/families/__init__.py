@@ -4,22 +4,45 @@ from pathlib import Path
 
 from ..pipeline import EMBEDDED, base_name, model_path
 from ..whole import check_whole
+from .aura_flow import AuraFlow
 from .base import Conditions, Family, beside, guided, join, moved, repeated, select
+from .chroma import Chroma
 from .class_conditional import ClassConditional
 from .flux import Flux
+from .flux2 import Flux2
+from .hidream import HiDream
+from .inpainting import Inpainting, InpaintingXL
+from .latent_consistency import LatentConsistency
+from .lumina2 import Lumina2
 from .pixart import PixArt
+from .qwen_image import QwenImage
 from .sampling import Own, Sampler, Spread, own_sampler
+from .sana import Sana
 from .schedules import Diffusion, Flow
 from .sd3 import StableDiffusion3
-from .sdxl import StableDiffusionXL
 from .stable_diffusion import StableDiffusion
+from .stable_diffusion_xl import StableDiffusionXL
 from .text_encoder import TextEncoder
+from .wan import Wan
+from .z_image import ZImage
 
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
     StableDiffusionXL,
+    LatentConsistency,
+    Inpainting,
+    InpaintingXL,
     StableDiffusion3,
     Flux,
+    ZImage,
+    QwenImage,
+    Flux2,
+    Chroma,
+    Sana,
+    Lumina2,
+    AuraFlow,
+    HiDream,
+    Wan,
     PixArt,
     ClassConditional,
 )

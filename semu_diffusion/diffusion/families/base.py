@@ -14,7 +14,7 @@ from torch import nn
 from ...adapter.base_layers import compute_dtype
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
 from ..devices import Stage, compute_device
-from ..pipeline import TEXT_ENCODERS, denoiser
+from ..pipeline import TEXT_ENCODERS, TOKENIZERS, denoiser
 from .sampling import Sampler, own_sampler
 
 Conditions = dict[str, torch.Tensor]  # what the prompts become for the model; row i of each tensor is prompt i
@@ -56,6 +56,21 @@ def beside(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def repeated(x: torch.Tensor, times: int) -> torch.Tensor:
     """Latents (B, ...) one after the other so many times."""
     return x.repeat(times, *[1] * (x.ndim - 1))
+
+
+def empties_apart(prompts: list[str], own: Conditions, empty: Conditions) -> Conditions:
+    """Conditions of prompts, of the empty ones among them those that the pipeline makes of a negative prompt."""
+    rows = torch.tensor([bool(p) for p in prompts])
+    found = {key: filled([own[key], empty[key]]) for key in own}
+    return {key: torch.where(beside(rows.to(a.device), a), a, b) for key, (a, b) in found.items()}
+
+
+def chat_around(tokenizer, **options) -> tuple[str, str]:
+    """What a tokenizer's chat template puts before and after a user's prompt."""
+    mark = "\x00"
+    said = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False,
+                                         add_generation_prompt=True, **options)  # fmt: skip
+    return tuple(said.split(mark, 1))
 
 
 def guided(own: torch.Tensor, empty: torch.Tensor, guidance: float) -> torch.Tensor:
@@ -167,18 +182,32 @@ class Family(ABC):
 
     def read(self, prompts: list[str]) -> list[str | None]:
         """What is read of those prompts that are longer than the model takes; None for all others."""
-        named = [getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-        reach = {id(t): self.reach(t) for t in named if t is not None}
-        tokenizer = max((t for t in named if t is not None), key=lambda t: reach[id(t)])
-        length, found = reach[id(tokenizer)], []
+        named = [getattr(self.pipe, name, None) for name in TOKENIZERS]
+        named = [getattr(t, "tokenizer", t) for t in named if t is not None]  # a processor has one inside
+        reach = {id(t): self.reach(t) for t in named}
+        tokenizer = max(named, key=lambda t: reach[id(t)])
+        length, found, (before, after) = reach[id(tokenizer)], [], self.around(tokenizer)
+        first = len(tokenizer(before, add_special_tokens=False).input_ids) if before else 0
         for prompt in prompts:
-            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
-            found.append(tokenizer.decode(ids[: length - 1], skip_special_tokens=True) if len(ids) > length else None)
+            ids = tokenizer(f"{before}{self.converted(prompt, tokenizer)}{after}", truncation=False, verbose=False)
+            ids = ids.input_ids
+            read = tokenizer.decode(ids[first : length - 1], skip_special_tokens=True)
+            found.append(read if len(ids) > length else None)
         return found
+
+    def converted(self, prompt: str, tokenizer) -> str:
+        """The prompt with the words of textual inversions as all the tokens that they stand for."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", None)
+        return convert(prompt, tokenizer) if convert else prompt
+
+    def around(self, tokenizer) -> tuple[str, str]:
+        """What the pipeline puts before and after each prompt."""
+        return "", ""
 
     def reach(self, tokenizer) -> int:
         """How many tokens of a prompt are read, the special ones among them."""
-        most = inspect.signature(self.pipe.encode_prompt).parameters.get("max_sequence_length")
+        called, encoded = (inspect.signature(f).parameters for f in (type(self.pipe).__call__, self.pipe.encode_prompt))
+        most = called.get("max_sequence_length", encoded.get("max_sequence_length"))
         clip = "CLIP" in type(tokenizer).__name__
         return tokenizer.model_max_length if clip or most is None else min(tokenizer.model_max_length, most.default)
 
@@ -236,6 +265,11 @@ class Family(ABC):
         Args:
             model: The denoiser, possibly wrapped by accelerate; its configuration is that of `self.model`.
         """
+
+    @property
+    def members(self) -> dict[str, nn.Module]:
+        """The models that carry the adapter, by what the names of their layers begin with; mostly one."""
+        return {"": self.model}
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """`call` of the pipeline's own denoiser."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .base import Conditions
+from .base import Conditions, moved
 from .stable_diffusion import StableDiffusion
 
 
@@ -31,7 +31,7 @@ class TextEncoder(StableDiffusion):
         ids = tokenizer(
             prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids
-        return {"ids": ids.to(self.device), **self.guidance_input(len(prompts), guidance, self.unet.conv_in.weight)}
+        return {"ids": ids.to(self.device), **moved(self.guidance_input(len(prompts), guidance), self.device)}
 
     def text_states(self, prompts: list[str]) -> torch.Tensor:
         with torch.no_grad():

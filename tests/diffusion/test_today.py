@@ -1,0 +1,118 @@
+"""The families of today, each as a tiny pipeline: its own loop's trajectory, erasing, and the adapter as others load it."""
+
+import copy
+import functools
+import warnings
+
+import pytest
+import torch
+from test_own_sampler import latents_of, own_trajectory, unpacked
+from tiny_dits import NAMES, build_dit
+
+from semu_diffusion import draw, erase, load_adapter, load_pipeline
+from semu_diffusion.adapter.weights import LORA
+from semu_diffusion.diffusion.export import export
+from semu_diffusion.diffusion.families import family_of, wan
+from semu_diffusion.diffusion.pipeline import switched_off
+
+SHORT = {"geometry": "euclidean", "latents": 2, "keep_latents": 2, "sampler_steps": 2, "batch_size": 2, "steps": 2,
+         "max_rank": 2, "strength": 1.0, "lr": 0.1, "anchor": "apple", "near": 0.0}  # fmt: skip
+PROMPT = "a picture of a cigarette"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_videos():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wan, "SIZE", (16, 16))
+        patch.setattr(wan, "FRAMES", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Name -> the pipeline of a family, built once; nothing may change it."""
+    return functools.cache(lambda name: build_dit(name, tmp_path_factory.mktemp(name)))
+
+
+@torch.no_grad()
+def predict(pipe):
+    """The family's prediction for two prompts at two times."""
+    family = family_of(pipe)
+    x = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(1))
+    return family.predict(x, family.times(torch.tensor([0.2, 0.99])), family.encode([PROMPT, ""]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trajectory_is_that_of_the_pipeline(name, made):
+    pipe = made(name)
+    seen = [unpacked(family_of(pipe), x) for x in latents_of(pipe, 3, 2.5)]
+    found = [r["x"] for r in own_trajectory(family_of(pipe), 3, 2.5)]
+    for k in (1, 2):
+        size = max(1.0, seen[k - 1].abs().max().item())
+        torch.testing.assert_close(found[k], seen[k - 1], rtol=0, atol=1e-5 * size)
+    assert (found[2] - found[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_erased_reloaded_and_as_a_lora(name, made, tmp_path):
+    pipe, fresh = copy.deepcopy(made(name)), copy.deepcopy(made(name))
+    base = predict(pipe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of layers that a prompt does not reach in so small a model
+        erasure = erase(pipe, "cigarette", tmp_path / "out", **SHORT)
+    erased = predict(pipe)
+    assert erasure.facts["layers"] > 10 and (erased - base).abs().max() > 1e-3
+    with switched_off(pipe):
+        assert torch.equal(predict(pipe), base)
+    load_adapter(fresh, tmp_path / "out")
+    assert torch.equal(predict(fresh), erased)
+    plain = copy.deepcopy(made(name))
+    file = export(pipe, tmp_path / "lora", "diffusers", precision="fp32")
+    plain.load_lora_weights(file.parent, weight_name=LORA)
+    if name == "wan":
+        second = {"weight_name": LORA, "load_into_transformer_2": True}
+        plain.load_lora_weights(file.parent / "transformer_2", **second)
+    torch.testing.assert_close(predict(plain), erased, rtol=0, atol=1e-5)
+    assert (tmp_path / "out" / LORA).is_file()
+    picture = draw(pipe, ["a cat"], [0], steps=1)
+    assert picture.shape == (1, 3, *family_of(pipe).image_size) and picture.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["z_image", "wan"])
+def test_merged_is_a_pipeline_of_its_own(name, made, tmp_path):
+    pipe = copy.deepcopy(made(name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        erase(pipe, "cigarette", **SHORT)
+    erased = predict(pipe)
+    export(pipe, tmp_path / "whole", "merged")
+    whole = load_pipeline(str(tmp_path / "whole"), "cpu")
+    whole.default_sample_size = pipe.default_sample_size
+    torch.testing.assert_close(predict(whole), erased, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "flux2", "sana", "inpainting", "wan"])
+def test_given_pictures_become_latents(name, made):
+    family = family_of(made(name))
+    images = torch.rand(2, 3, *family.image_size, generator=torch.Generator().manual_seed(0))
+    found = family.encode_images(images)
+    assert found.shape == (2, *family.latent_shape) and (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_texts_of_different_lengths_go_together(made):
+    """One prompt by itself, and beside a longer one that it is filled up to."""
+    for name in ("z_image", "qwen_image"):
+        family = family_of(made(name))
+        x = torch.randn(2, *family.latent_shape, generator=torch.Generator().manual_seed(1))
+        t = family.times(torch.tensor([0.5, 0.5]))
+        with torch.no_grad():
+            both = family.predict(x, t, family.encode([PROMPT + " in a photo style", "a cat"]))
+            alone = family.predict(x[1:], t[1:], family.encode(["a cat"]))
+        torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["z_image", "qwen_image", "sana", "lumina2", "klein", "wan"])
+def test_prompts_that_are_cut_off_are_known(name, made):
+    family = family_of(made(name))
+    whole, cut = family.read(["a cat", "a photo of " * 600 + "cat"])
+    assert whole is None and cut.startswith("a photo of a photo") and "cat" not in cut
