@@ -132,13 +132,17 @@ def sana(folder: Path):
 
 def lumina2(folder: Path):
     words = pieces()
+    coder = diffusers.AutoencoderKL(  # of factor 8, which the pipeline takes for granted
+        block_out_channels=(8,) * 4, norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, shift_factor=0.1,
+    )  # fmt: skip
     transformer = diffusers.Lumina2Transformer2DModel(
         sample_size=SIZE, in_channels=4, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=1,
         num_kv_heads=1, multiple_of=8, axes_dim_rope=(8, 8, 8), axes_lens=(300, 32, 32), cap_feat_dim=WIDTH,
     )  # fmt: skip
     return diffusers.Lumina2Pipeline(
-        transformer=transformer, vae=vae(shift_factor=0.1), tokenizer=words,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), text_encoder=language_model("Gemma2", len(words)),
+        transformer=transformer, vae=coder, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), tokenizer=words,
+        text_encoder=language_model("Gemma2", len(words)),
     )  # fmt: skip
 
 
@@ -174,8 +178,8 @@ def hidream(folder: Path):
 def wan(folder: Path, experts: int = 2):
     words = pieces()
     coder = diffusers.AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 2], num_res_blocks=1, temperal_downsample=[True], scale_factor_temporal=2,
-        latents_mean=[0.1, -0.1, 0.2, 0.0], latents_std=[1.5, 2.0, 1.0, 0.7], scale_factor_spatial=2,
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[True, True],
+        latents_mean=[0.1, -0.1, 0.2, 0.0], latents_std=[1.5, 2.0, 1.0, 0.7], scale_factor_spatial=4,
     )  # fmt: skip
     transformers = [
         diffusers.WanTransformer3DModel(
@@ -189,7 +193,7 @@ def wan(folder: Path, experts: int = 2):
     return diffusers.WanPipeline(
         transformer=transformers[0], transformer_2=transformers[-1] if experts == 2 else None, vae=coder,
         text_encoder=umt5(len(words)), tokenizer=words, scheduler=scheduler, expand_timesteps=experts == 1,
-        boundary_ratio=0.9 if experts == 2 else None,
+        boundary_ratio=0.75 if experts == 2 else None,
     )  # fmt: skip
 
 

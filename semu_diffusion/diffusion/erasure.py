@@ -31,8 +31,8 @@ from .devices import Stage, compute_device, execution_device, module_bytes, modu
 from .families import family_of
 from .footprint import measure as measure_footprint
 from .footprint import probe
-from .lora import has_lora
 from .loading import Loading, check_device, default_device, load_pipeline
+from .lora import has_lora
 from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import base_name, denoiser, model_path
@@ -284,12 +284,12 @@ def make_bases(
 def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str, planned: Plan) -> None:
     """Injects the adapter at R = 0; only R is trainable."""
     for prefix, model in family.members.items():
-        semu = adapter_config(config)
-        semu.ranks = {k.removeprefix(prefix): basis.rank for k, basis in bases.items() if k.startswith(prefix)}
+        semu, own = adapter_config(config), {k[len(prefix) :]: b for k, b in bases.items() if k.startswith(prefix)}
+        semu.ranks = {name: basis.rank for name, basis in own.items()}
         semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor, **planned.about()}
-        if semu.ranks:
+        if own:
             inject(model, semu)
-    install_bases(family.model, bases)
+            install_bases(model, own)
 
 
 def train(

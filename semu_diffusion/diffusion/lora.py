@@ -61,11 +61,14 @@ def save_lora(
         given = lora_metadata(own, CLIP if part in TEXT_ENCODERS else "")
         ranks |= {f"{part}.{key}": value for key, value in given.items()}
         factors[part] = {name: narrowed(A, B, PRECISIONS[precision]) for name, (A, B) in own.items()}
+    written = []
     for part in [name for name in EXPERTS if name in factors]:
         second = {component(pipe): factors.pop(part)}
         own = {k.replace(part, component(pipe), 1): ranks.pop(k) for k in list(ranks) if k.startswith(f"{part}.")}
-        write_lora(pipe, second, own, Path(folder) / part, adapter_name)
-    return write_lora(pipe, factors, ranks, Path(folder), adapter_name)
+        written.append(write_lora(pipe, second, own, Path(folder) / part, adapter_name))
+    if factors:  # else only the second denoiser was asked where the concept is
+        written.insert(0, write_lora(pipe, factors, ranks, Path(folder), adapter_name))
+    return written[0]
 
 
 def write_lora(pipe, factors: dict[str, dict[str, tuple]], ranks: dict, folder: Path, adapter_name: str) -> Path:

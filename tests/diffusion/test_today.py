@@ -1,4 +1,4 @@
-"""The families of today, each as a tiny pipeline: its own loop's trajectory, erasing, and the adapter as others load it."""
+"""The families of today as tiny pipelines: the trajectory of their own loop, erasing, the adapter as others load it."""
 
 import copy
 import functools
@@ -23,8 +23,8 @@ PROMPT = "a picture of a cigarette"
 @pytest.fixture(scope="module", autouse=True)
 def small_videos():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wan, "SIZE", (16, 16))
-        patch.setattr(wan, "FRAMES", 3)
+        patch.setattr(wan, "SIZE", (32, 32))
+        patch.setattr(wan, "FRAMES", 5)
         yield
 
 
@@ -74,7 +74,7 @@ def test_erased_reloaded_and_as_a_lora(name, made, tmp_path):
         plain.load_lora_weights(file.parent / "transformer_2", **second)
     torch.testing.assert_close(predict(plain), erased, rtol=0, atol=1e-5)
     assert (tmp_path / "out" / LORA).is_file()
-    picture = draw(pipe, ["a cat"], [0], steps=1)
+    picture = draw(pipe, ["a cat"], [0], steps=2)
     assert picture.shape == (1, 3, *family_of(pipe).image_size) and picture.isfinite().all()
 
 
