@@ -260,4 +260,7 @@ def test_models(semu):
     status, out, _ = semu("models", "--json")
     listed = json.loads(out)
     assert status == 0 and any("UNet2DConditionModel" in title for title in listed["families"])
-    assert all(name in semu("models")[1] for name in (*listed["embedded"], *listed["families"]))
+    said = semu("models")[1]
+    assert all(name in said for name in (*listed["embedded"], *listed["families"], "tested with diffusers"))
+    assert {export for family in listed["families"].values() for export in family["exports"]} == set(listed["exports"])
+    assert not any(family["missing"] for family in listed["families"].values())

@@ -60,7 +60,9 @@ def test_every_family_is_known_by_its_index():
 
     assert all(takes({"_class_name": name}) for family in FAMILIES for name in family.pipelines)
     assert takes({"_class_name": ["pipeline", "Mine"], "unet": ["diffusers", "UNet2DModel"]})
-    assert not takes({"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]})
+    assert not takes(
+        {"_class_name": "HunyuanVideoPipeline", "transformer": ["diffusers", "HunyuanVideoTransformer3DModel"]}
+    )
 
 
 @pytest.mark.parametrize("text, match", [

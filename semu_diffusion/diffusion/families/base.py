@@ -89,6 +89,7 @@ class Family(ABC):
     pipelines: tuple[str, ...] = ()  # names of diffusers' classes, which older versions may lack
     autoencoder = "AutoencoderKL"  # the full one of its pictures, in diffusers
     title = ""
+    exports: tuple[str, ...] = ("native", "diffusers", "merged")  # `--to` of `semu export`
     guidance_name = "guidance_scale"  # of the pipeline's argument
     empty: str | None = ""  # the prompt that stands for none; None where the model knows none
     guided = True  # classifier-free guidance: trajectories need the empty prompt's prediction at each step

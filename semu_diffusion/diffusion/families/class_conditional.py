@@ -28,6 +28,7 @@ class ClassConditional(Diffusion):
     pipelines = ("DDPMPipeline", "DDIMPipeline")
     reads_text = False
     title = "class-conditional DDPM/DDIM (UNet2DModel with class labels)"
+    exports = ("native", "merged")
     guided = False  # unless there is a class that stands for none
     empty = None
 

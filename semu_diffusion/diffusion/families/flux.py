@@ -17,6 +17,7 @@ class Flux(Packed):
 
     pipelines = ("FluxPipeline", "FluxKontextPipeline")
     title = "FLUX.1 (FluxTransformer2DModel, flow matching, distilled guidance)"
+    exports = ("native", "diffusers", "kohya", "merged")
     guided = False
 
     def asked(self, prompts: list[str], guidance: float) -> dict:

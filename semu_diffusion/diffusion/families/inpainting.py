@@ -51,6 +51,7 @@ class Inpainting(Masked, StableDiffusion):
 
     pipelines = ("StableDiffusionInpaintPipeline",)
     title = "inpainting models of Stable Diffusion 1.x/2.x (UNet2DConditionModel, 4 or 9 channels)"
+    exports = ("native", "diffusers", "kohya", "merged")
 
 
 class InpaintingXL(Masked, StableDiffusionXL):
@@ -58,3 +59,4 @@ class InpaintingXL(Masked, StableDiffusionXL):
 
     pipelines = ("StableDiffusionXLInpaintPipeline",)
     title = "inpainting models of SDXL (UNet2DConditionModel, 4 or 9 channels)"
+    exports = ("native", "diffusers", "kohya", "merged")

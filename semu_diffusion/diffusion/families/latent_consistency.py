@@ -10,4 +10,5 @@ class LatentConsistency(StableDiffusion):
 
     pipelines = ("LatentConsistencyModelPipeline",)
     title = "latent consistency models (UNet2DConditionModel, few steps, distilled guidance)"
+    exports = ("native", "diffusers", "kohya", "merged")
     guided = False

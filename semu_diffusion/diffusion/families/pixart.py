@@ -17,6 +17,7 @@ class PixArt(Diffusion):
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     title = "PixArt-alpha/Sigma (PixArtTransformer2DModel, epsilon prediction)"
+    exports = ("native", "kohya", "merged")
     at_once = 8
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:

@@ -33,6 +33,7 @@ class StableDiffusion(UNet):
 
     pipelines = ("StableDiffusionPipeline",)
     title = "Stable Diffusion 1.x/2.x (UNet2DConditionModel, epsilon or v prediction)"
+    exports = ("native", "diffusers", "kohya", "merged", "single-file")
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         device = compute_device(self.pipe.text_encoder)

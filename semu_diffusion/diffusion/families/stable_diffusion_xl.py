@@ -18,6 +18,7 @@ class StableDiffusionXL(UNet):
 
     pipelines = ("StableDiffusionXLPipeline",)
     title = "Stable Diffusion XL (UNet2DConditionModel, two text encoders)"
+    exports = ("native", "diffusers", "kohya", "merged", "single-file")
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         text, _, pooled, _ = self.pipe.encode_prompt(prompt=prompts, do_classifier_free_guidance=False)
