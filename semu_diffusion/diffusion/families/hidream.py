@@ -19,6 +19,13 @@ class HiDream(Flow):
     title = "HiDream-I1 (HiDreamImageTransformer2DModel, flow matching, experts)"
     spaced = False
 
+    def check(self) -> None:
+        super().check()
+        if self.pipe.text_encoder_4 is None or self.pipe.tokenizer_4 is None:  # which its repository leaves out
+            raise ValueError(
+                "HiDream needs a Llama as text_encoder_4 and tokenizer_4; load the pipeline with them for erase()"
+            )
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.model.config.in_channels, self.pipe.default_sample_size, self.pipe.default_sample_size
