@@ -182,7 +182,7 @@ def load_folder(model: str, folder: Path, device: torch.device, loading: Loading
     try:
         kind = getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline)
         pipe = kind.from_pretrained(  # of the class itself, which knows what may be left out
-            str(folder), variant=variant, use_safetensors=True, **as_dtype(dtypes), **unused(index, whole)
+            str(folder), variant=variant, use_safetensors=True, dtype=dtypes, **unused(index, whole)
         )
     except Exception as error:  # of diffusers, transformers, safetensors and quantisers
         raise explained(error, model) from None
@@ -206,14 +206,6 @@ def component_dtypes(
         files = [f for f in folder.glob(f"{name}/*.safetensors") if variant_of(f.name) == variant]
         found[name] = computed(stored_dtype(files or list(folder.glob(f"{name}/*.safetensors"))), device)
     return {**found, "default": torch.float32}
-
-
-def as_dtype(dtype: torch.dtype | dict[str, torch.dtype]) -> dict:
-    """The argument of diffusers for a dtype, which has another name since 0.42."""
-    import diffusers
-    from packaging.version import Version
-
-    return {"dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype": dtype}
 
 
 def computed(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -278,7 +270,7 @@ def load_single_file(file: Path, dtype: torch.dtype):
     if not file.is_file():
         raise ValueError(f"no model at {file}: there is no such file")
     folder = next((f for f in (file.with_suffix(""), file.parent) if (f / "model_index.json").is_file()), None)
-    options = as_dtype(dtype)
+    options = {"dtype": dtype}
     try:
         if folder:
             index = read_index(folder / "model_index.json")

@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from shell import ENVIRONMENT, MAIN
@@ -242,13 +242,11 @@ def test_version_and_completion(semu):
 
 def test_doctor(semu, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    facts = json.loads(semu("doctor", "--json")[1])
-    assert (
-        facts["packages"]["torch"] == torch.__version__ and facts["optional packages"]["pytest"] == pytest.__version__
-    )
+    facts, own = json.loads(semu("doctor", "--json")[1]), version("torch")  # without "+cu128" in some releases
+    assert facts["packages"]["torch"] == own and facts["optional packages"]["pytest"] == pytest.__version__
     assert "cores" in facts["devices"]["cpu"] and facts["hub"]["token"] == "present"
     status, out, err = semu("doctor")
-    assert status == 0 and err == "" and "hf_secret" not in out and f"torch: {torch.__version__}" in out
+    assert status == 0 and err == "" and "hf_secret" not in out and f"torch: {own}" in out
 
 
 def test_no_command_shows_the_commands(semu):

@@ -303,7 +303,8 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
     environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(semu_diffusion.__file__).parents[1])}
     done = subprocess.run(command, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["training"]["steps"] == 6  # one of them speaks
+    said = done.stdout[done.stdout.index("{") :]  # gloo of torch 2.10 says first who is connected
+    assert json.loads(said)["training"]["steps"] == 6  # one of them speaks
     one, two = quick(tiny_model, output=tmp_path / "one", **options), load_file(tmp_path / "two" / WEIGHTS)
     for name, R in trained(one.pipe).items():
         torch.testing.assert_close(two[f"base_model.model.{name}.semu_R"], R, rtol=1e-4, atol=1e-5)
