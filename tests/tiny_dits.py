@@ -202,6 +202,16 @@ def wan_small(folder: Path):
     return wan(folder, 1)
 
 
+def refiner(folder: Path):
+    parts = sdxl(folder).components
+    config = {k: v for k, v in parts["unet"].config.items() if not k.startswith("_")}
+    own = {"cross_attention_dim": 32, "projection_class_embeddings_input_dim": 5 * 8 + 32}
+    parts |= {"unet": diffusers.UNet2DConditionModel(**{**config, **own}), "text_encoder": None, "tokenizer": None}
+    return diffusers.StableDiffusionXLImg2ImgPipeline(
+        **parts, requires_aesthetics_score=True, force_zeros_for_empty_prompt=False, add_watermarker=False
+    )
+
+
 def kontext(folder: Path):
     parts = {k: v for k, v in flux(folder).components.items() if v is not None}
     return diffusers.FluxKontextPipeline(**parts)

@@ -54,12 +54,13 @@ def tiny(name: str, folder: Path):
     return tiny_families.load_family(tiny_families.build_family(name, folder))
 
 
-def in_precision(pipe, precision: str) -> None:
-    """The pipeline in another precision, in place; int8 is the denoiser's Linear layers."""
+def in_precision(pipe, precision: str):
+    """A copy of the pipeline in another precision; int8 is the denoiser's Linear layers."""
     import torch
 
     from semu_diffusion.diffusion.pipeline import EXPERTS, component
 
+    pipe = copy.deepcopy(pipe)
     if precision in ("bf16", "fp16"):
         pipe.to(torch.bfloat16 if precision == "bf16" else torch.float16)
     if precision == "int8":
@@ -70,6 +71,7 @@ def in_precision(pipe, precision: str) -> None:
                 linear = [n for n, m in model.named_modules() if type(m) is torch.nn.Linear]
                 quantize(model, weights=qint8, include=linear)
                 freeze(model)
+    return pipe
 
 
 def predictions(pipe):
@@ -104,11 +106,9 @@ def measure(name: str, precision: str, base_pipe) -> dict:
     from semu_diffusion.diffusion.export import export
     from semu_diffusion.diffusion.lora import has_lora
 
-    fresh = copy.deepcopy(base_pipe)
-    cells = {"erase": tried(lambda: in_precision(fresh, precision) or {})}
-    if cells["erase"]:
-        return cells | dict.fromkeys(WAYS[1:], {"refused": "not erased"})
-    pipe, base = copy.deepcopy(fresh), predictions(fresh)
+    fresh = lambda: in_precision(base_pipe, precision)  # noqa: E731  # quanto's weights cannot be copied
+    pipe, cells = fresh(), {}
+    base = predictions(pipe)
     with tempfile.TemporaryDirectory() as scratch:
         out, said = Path(scratch) / "out", []
 
@@ -131,12 +131,12 @@ def measure(name: str, precision: str, base_pipe) -> dict:
         share = lambda other: {"share": float((other - after).norm() / (after - base).norm())}  # noqa: E731
 
         def reloaded() -> dict:
-            other = copy.deepcopy(fresh)
+            other = fresh()
             load_adapter(other, out)
             return share(predictions(other))
 
         def lora() -> dict:
-            other = copy.deepcopy(fresh)
+            other = fresh()
             if not has_lora(pipe):
                 raise ValueError(f"diffusers loads no LoRA into a {type(pipe).__name__}")
             other.load_lora_weights(out, weight_name=LORA)
@@ -145,7 +145,7 @@ def measure(name: str, precision: str, base_pipe) -> dict:
             return share(predictions(other))
 
         def exported() -> dict:
-            whole = export(copy.deepcopy(pipe), Path(scratch) / "whole", "merged")
+            whole = export(pipe, Path(scratch) / "whole", "merged")
             dtype = getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}.get(precision, "float32"))
             other = type(pipe).from_pretrained(str(whole), torch_dtype=dtype)
             if hasattr(pipe, "default_sample_size"):

@@ -26,13 +26,15 @@ def draw(
     Class-conditional models have none that takes labels; the family draws for them, guided if there is an empty class.
 
     Raises:
-        ValueError: prompts and seeds of different numbers.
+        ValueError: prompts and seeds of different numbers, or a model that goes on from pictures.
     """
     from .families import ClassConditional, drawing_defaults, unchecked
 
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
     family, own = unchecked(pipe), drawing_defaults(pipe)
+    if family and not family.draws:
+        raise ValueError(f"a {type(pipe).__name__} draws nothing from text alone; give it a picture in diffusers")
     steps, guidance = own.steps if steps is None else steps, own.guidance if guidance is None else guidance
     if isinstance(family, ClassConditional):
         return family.draw(prompts, seeds, steps, batch_size, progress, guidance)

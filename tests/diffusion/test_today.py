@@ -116,3 +116,67 @@ def test_prompts_that_are_cut_off_are_known(name, made):
     family = family_of(made(name))
     whole, cut = family.read(["a cat", "a photo of " * 600 + "cat"])
     assert whole is None and cut.startswith("a photo of a photo") and "cat" not in cut
+
+
+# ---------------------------------------------------------------------------------------------- refiner
+
+
+def test_the_refiner_predicts_as_in_its_pipeline(made):
+    pipe, seen = made("refiner"), []
+    handle = pipe.unet.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append((args[0], args[1], out[0])), with_kwargs=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pipe(PROMPT, image=image, strength=0.5, num_inference_steps=2, guidance_scale=2.0, output_type="latent")
+    handle.remove()
+    x, t, output = seen[0]
+    family = family_of(pipe)
+    with torch.no_grad():
+        found = family.predict(x, t.expand(2), family.encode(["", PROMPT]))
+    torch.testing.assert_close(found, output, rtol=0, atol=1e-5)
+    assert (output[0] - output[1]).abs().max() > 1e-3
+    assert family.times(torch.tensor([0.0, 0.999])).tolist() == [0, 199]
+
+
+def test_the_refiner_is_erased_from_pictures(made, tmp_path):
+    from PIL import Image
+
+    for folder, caption in (("forget", PROMPT), ("keep", "a picture of a cat")):
+        (tmp_path / folder).mkdir()
+        Image.effect_noise((16, 16), 60).convert("RGB").save(tmp_path / folder / "a.png")
+        (tmp_path / folder / "a.txt").write_text(caption)
+    pipe = copy.deepcopy(made("refiner"))
+    with pytest.raises(ValueError, match="goes on from pictures: give --forget-images and --retain-images"):
+        erase(pipe, "cigarette", **SHORT)
+    base = predict(pipe)
+    given = {"forget_images": str(tmp_path / "forget"), "retain_images": str(tmp_path / "keep")}
+    erase(pipe, "cigarette", tmp_path / "out", **{**SHORT, **given})
+    assert (predict(pipe) - base).abs().max() > 1e-3
+    fresh = copy.deepcopy(made("refiner"))
+    load_adapter(fresh, tmp_path / "out")
+    assert torch.equal(predict(fresh), predict(pipe))
+    with pytest.raises(ValueError, match="draws nothing from text alone"):
+        draw(pipe, ["a cat"], [0])
+
+
+# -------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_hidream_without_its_llama_says_so(made):
+    pipe = copy.copy(made("hidream"))
+    pipe.text_encoder_4 = None
+    with pytest.raises(ValueError, match="HiDream needs a Llama as text_encoder_4"):
+        family_of(pipe)
+
+
+def test_what_each_family_can_be_exported_as_is_what_export_does(made):
+    from semu_diffusion.diffusion.families import FAMILIES
+    from semu_diffusion.diffusion.lora import has_lora, kind_of
+
+    assert len({name for family in FAMILIES for name in family.pipelines}) == sum(len(f.pipelines) for f in FAMILIES)
+    for name in NAMES:
+        family = family_of(made(name))
+        assert ("diffusers" in family.exports) == has_lora(family.pipe), name
+        if name != "kontext":  # whose kohya names are those of a FLUX of real width
+            assert ("kohya" in family.exports) == (kind_of(family.pipe) is not None), name

@@ -16,6 +16,7 @@ from .latent_consistency import LatentConsistency
 from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
+from .refiner import Refiner
 from .sampling import Own, Sampler, Spread, own_sampler
 from .sana import Sana
 from .schedules import Diffusion, Flow
@@ -29,6 +30,7 @@ from .z_image import ZImage
 FAMILIES: tuple[type[Family], ...] = (
     StableDiffusion,
     StableDiffusionXL,
+    Refiner,
     LatentConsistency,
     Inpainting,
     InpaintingXL,

@@ -93,6 +93,7 @@ class Family(ABC):
     guidance_name = "guidance_scale"  # of the pipeline's argument
     empty: str | None = ""  # the prompt that stands for none; None where the model knows none
     guided = True  # classifier-free guidance: trajectories need the empty prompt's prediction at each step
+    draws = True  # False where it only goes on from pictures that are given
     reads_text = True  # False where prompts are names of classes
     at_once = 64  # prompts that are encoded together
     prediction_type: str
