@@ -15,18 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from pictograms_training import averaged, fit, indices
 from PIL import Image
 from rich.progress import track
 from safetensors.torch import load_file
+from stages import run_stages, stage_parser
 from torch import nn
 
 from semu_diffusion.adapter.weights import save_atomic, write_atomic
@@ -35,7 +34,6 @@ from semu_diffusion.diffusion.generate import draw
 from semu_diffusion.diffusion.loading import load_pipeline
 from semu_diffusion.metrics.fid import InceptionDistance, feature_fid
 
-STAGES = ("data", "unet", "export", "check")
 SIDE = 32
 DROPPED = 0.1  # share of training pictures that are shown without their label
 CARD = """---
@@ -199,7 +197,7 @@ def stage_check(args) -> None:
     scores = {"pictures": args.pictures, "sampler_steps": args.sampler_steps, "guidance": args.guidance}
     scores |= {"accuracy": right(judge, drawn, asked), "real_accuracy": right(judge, test / 255, labels)}
     scores["classes"] = {n: right(judge, drawn[asked == k], asked[asked == k]) for k, n in enumerate(names)}
-    scores["fid"], scores["fid_test"] = distances(lambda: feature_fid(judge), stored["train.x"], (drawn, test / 255))
+    scores["fid"], scores["fid_test"] = distances(partial(feature_fid, judge), stored["train.x"], (drawn, test / 255))
     try:
         scores["inception"] = distances(InceptionDistance, stored["train.x"], (drawn, test / 255))
     except (ValueError, OSError) as error:  # the extra or its weights are missing
@@ -220,8 +218,8 @@ def right(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def distances(make, real: torch.Tensor, sets: tuple[torch.Tensor, ...]) -> list[float]:
-    """FID of each set of pictures in [0, 1] to the training pictures, uint8."""
-    metric, found = make(), []
+    """FID of each set of pictures in [0, 1] to the training pictures, uint8; every process has all of them."""
+    metric, found = make(sync_on_compute=False), []
     metric.reset_real_features = False
     for part in track(real.split(256), "training pictures"):
         metric.update(part / 255, real=True)
@@ -242,16 +240,14 @@ def sheet(images: torch.Tensor, labels: torch.Tensor, classes: int) -> Image.Ima
     return Image.fromarray(array).resize((2 * array.shape[1], 2 * array.shape[0]), Image.Resampling.NEAREST)
 
 
+STAGES = {"data": stage_data, "unet": stage_unet, "export": stage_export, "check": stage_check}
+
+
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = stage_parser(__doc__.splitlines()[0], STAGES, "build/cifar10", Path("build/cifar10/model"))
     add = parser.add_argument
-    add("--stage", choices=STAGES, action="append", help="only this stage (may be repeated)")
     add("--data", default="../shared/data/cifar10", help="folder of parquet files or pictures, or a Hub id")
     add("--origin", default="parquet copies", help="where the data came from, for the card")
-    add("--workdir", type=Path, default=Path("build/cifar10"), help="pictures, state, log")
-    add("--output", type=Path, default=Path("build/cifar10/model"), help="the diffusers folder to write")
     add("--channels", type=int, nargs="+", default=[32, 64, 128, 192], help="of the UNet's levels")
     add("--layers", type=int, default=1, help="residual blocks per level")
     add("--steps", type=int, default=40_000)
@@ -262,10 +258,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--pictures", type=int, default=1000, help="check: how many")
     add("--sampler_steps", type=int, default=30, help="check: of DDIM")
     add("--guidance", type=float, default=2.5, help="check: classifier-free")
-    add("--seed", type=int, default=0)
-    add("--threads", type=int, help="torch threads on a CPU")
-    add("--save_every", type=float, default=120.0, help="seconds between checkpoints")
-    add("--mixed_precision", choices=("no", "bf16", "fp16"), default="no")
     args = parser.parse_args(arguments)
     if args.channels[0] % 2 or any(c % min(16, args.channels[0]) for c in args.channels):
         parser.error(f"--channels must all be multiples of {min(16, args.channels[0])}, the norm's groups")
@@ -273,17 +265,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parse_args(arguments)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.workdir.mkdir(parents=True, exist_ok=True)
-    args.accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    args.device = args.accelerator.device
-    for stage in args.stage or STAGES:
-        set_seed(args.seed)
-        started = time.time()
-        globals()[f"stage_{stage}"](args)
-        print(f"{stage}: {math.ceil(time.time() - started)} s", flush=True)
+    run_stages(parse_args(arguments), STAGES)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import StableDiffusionPipeline
 from pictograms_models import (
     LATENT_CHANNELS,
@@ -38,6 +34,7 @@ from pictograms_training import STATE, averaged, fit, indices
 from render_pictograms import render_all, sheet
 from rich.progress import track
 from safetensors.torch import load_file, save_file
+from stages import run_stages, stage_parser
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -45,7 +42,6 @@ from semu_diffusion.diffusion.folders import save_folder
 from semu_diffusion.pictograms.oracle import Oracle, load_oracle
 from semu_diffusion.pictograms.words import ASSETS, OBJECTS, SIZE, STYLES, SYNONYMS, article, caption
 
-STAGES = ("render", "oracle", "autoencoder", "latents", "decoder", "unet", "export", "check")
 TEMPLATES = (
     "a picture of {a} in {style} style", "{a} in {style} style", "a {style} picture of {a}", "{a}, {style} style",
     "{o} {style}", "an image of {a} in {style} style",
@@ -342,37 +338,27 @@ def write_card(args, pipe: StableDiffusionPipeline, oracle: Oracle, scores: dict
     (args.output / "README.md").write_text(text)
 
 
+STAGES = {
+    "render": stage_render,
+    "oracle": stage_oracle,
+    "autoencoder": stage_autoencoder,
+    "latents": stage_latents,
+    "decoder": stage_decoder,
+    "unet": stage_unet,
+    "export": stage_export,
+    "check": stage_check,
+}
+
+
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--stage", choices=STAGES, action="append", help="only this stage (may be repeated)")
-    parser.add_argument("--workdir", type=Path, default=Path("build/pictograms"), help="renders, states, logs")
-    parser.add_argument("--output", type=Path, default=ASSETS, help="the diffusers folder to write")
-    parser.add_argument("--init", type=Path, help="a diffusers folder whose weights stages start from")
-    parser.add_argument("--renders", type=int, default=120, help="training pictures per (object, style)")
-    parser.add_argument("--steps", type=int, help="steps of the chosen stage instead of its own number")
-    parser.add_argument("--seeds", type=int, default=10, help="check: pictures per (object, style)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="torch threads on a CPU")
-    parser.add_argument("--save_every", type=float, default=120.0, help="seconds between checkpoints")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no")
+    parser = stage_parser(__doc__.splitlines()[0], STAGES, "build/pictograms", ASSETS)
+    add = parser.add_argument
+    add("--init", type=Path, help="a diffusers folder whose weights stages start from")
+    add("--renders", type=int, default=120, help="training pictures per (object, style)")
+    add("--steps", type=int, help="steps of the chosen stage instead of its own number")
+    add("--seeds", type=int, default=10, help="check: pictures per (object, style)")
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.workdir.mkdir(parents=True, exist_ok=True)
-    args.accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    args.device = args.accelerator.device
-    for stage in args.stage or STAGES:
-        set_seed(args.seed)
-        started = time.time()
-        globals()[f"stage_{stage}"](args)
-        print(f"{stage}: {math.ceil(time.time() - started)} s", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_stages(parse_args(), STAGES)

@@ -77,6 +77,25 @@ def family_folder(tmp_path_factory):
     return functools.cache(lambda name: build_family(name, tmp_path_factory.mktemp(name)))
 
 
+@pytest.fixture(scope="session")
+def examples():
+    """200 small pictures of four classes, for classifiers."""
+    from classifiers import pictures
+
+    return pictures(200, 0)
+
+
+@pytest.fixture(scope="session")
+def classifier(examples):
+    """A small classifier that was trained on them; nothing may change it."""
+    from classifiers import Net
+
+    from semu_diffusion.classification import fit
+
+    torch.manual_seed(0)
+    return fit(Net(), examples, epochs=8, batch_size=32)
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A local server that answers as the Hub does."""

@@ -186,6 +186,35 @@ def test_pinned_versions_satisfy_the_ranges():
     assert not wrong
 
 
+@pytest.mark.parametrize(
+    ("library", "versions", "why"),
+    [
+        ("peft", ["0.17.1", "0.20.0"], "knows no SEMU of others: Unknown PEFT type"),
+        ("transformers", ["4.56.2", "4.57.6"], "TypeError while a pipeline is loaded"),
+        ("transformers", ["5.0.0", "5.5.4"], "random text encoders where names lack text_model."),
+        ("diffusers", ["0.36.0", "0.37.1"], "runs code that a stranger's folder holds"),
+        ("diffusers", ["0.38.0", "0.39.0"], "reads the kohya file wrongly, or no folder offline"),
+        ("typer", ["0.12.5", "0.15.4"], "--help is a TypeError with click 8.5"),
+        ("torch", ["2.4.1", "2.9.1"], "is below the lowest that the suite was run at"),
+        ("safetensors", ["0.4.5", "0.7.0"], "is below the lowest that the suite was run at"),
+    ],
+)
+def test_versions_that_fail_are_not_allowed(library, versions, why):
+    """What was found when each bound was installed; `make test-lowest` runs the suite at those that are left."""
+    ranges = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
+    (wanted,) = (r for r in ranges if canonicalize_name(r.name) == library)
+    assert not any(wanted.specifier.contains(version) for version in versions), why
+
+
+def test_the_lowest_versions_are_those_of_the_project():
+    lines = subprocess.run([sys.executable, ROOT / "scripts" / "lower_bounds.py"], capture_output=True, text=True)
+    lowest = {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, lines.stdout.splitlines())}
+    project = PYPROJECT["project"]
+    for wanted in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["dev"]]):
+        bound = next(s.version for s in wanted.specifier if s.operator == ">=")
+        assert lowest[canonicalize_name(wanted.name)] == f"=={bound}" and wanted.specifier.contains(bound)
+
+
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_a_python_has_one_pin_of_each_library(python):
     applying = [pin for pin in read_pins() if pin.marker is None or pin.marker.evaluate({"python_version": python})]

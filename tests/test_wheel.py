@@ -1,6 +1,7 @@
 """A wheel built from the tree, installed where the checkout is not, does the job."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,12 @@ import pytest
 from tiny import QUICK, flags
 
 ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which may name the checkout
+
+
+def run(*command, **options) -> subprocess.CompletedProcess:
+    """A program that does not see the checkout, and what it said."""
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, env=ENVIRONMENT, **options)
 
 
 @pytest.fixture(scope="module")
@@ -22,29 +29,27 @@ def installed(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "semu_diffusion", tree / "semu_diffusion", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(tree)]
-    done = subprocess.run(build, capture_output=True, text=True)
+    done = run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, tree)
     assert done.returncode == 0, done.stderr
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
     programs = folder / "env" / "bin"
     packages = next((folder / "env" / "lib").glob("python*/site-packages"))
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))  # whose own .pth files are not read
     wheel = next(folder.glob("*.whl"))
-    install = [*pip, "--python", str(programs / "python"), "install", "--no-deps", "--force-reinstall", str(wheel)]
-    done = subprocess.run(install, capture_output=True, text=True)
+    done = run(*pip, "--python", programs / "python", "install", "--no-deps", "--force-reinstall", wheel)
     assert done.returncode == 0, done.stderr
     return programs
 
 
 def test_the_wheel_erases_from_the_embedded_model(installed, tmp_path):
     where = "import semu_diffusion; print(semu_diffusion.__file__)"
-    found = subprocess.run([installed / "python", "-c", where], cwd=tmp_path, capture_output=True, text=True)
+    found = run(installed / "python", "-c", where, cwd=tmp_path)
     assert found.stdout.startswith(str(installed.parent)), (found.stdout, found.stderr)
     words = ["erase", "--concept", "cigarette", "--output", "out", "--no-evaluate", "--json", "--quiet"]
     little = flags(**{**QUICK, "latents": 4, "keep_latents": 4, "steps": 2})
-    done = subprocess.run([installed / "semu", *words, *little], cwd=tmp_path, capture_output=True, text=True)
+    done = run(installed / "semu", *words, *little, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["training"]["layers"] > 0
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-    report = subprocess.run([installed / "semu", "report", "out"], cwd=tmp_path, capture_output=True, text=True)
+    report = run(installed / "semu", "report", "out", cwd=tmp_path)
     assert report.returncode == 0 and (tmp_path / "out" / "report.html").is_file(), report.stderr

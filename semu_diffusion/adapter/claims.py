@@ -17,7 +17,7 @@ WORK = ".work"  # what a run under way needs to go on; removed when all is done
 BEGUN = f"{WORK}/config.json"  # its first file: what the run was asked to do
 MOST = 2**26  # bytes of a JSON file that is read
 # What a killed run leaves: half files of ours and of safetensors, and the folders of `filled`.
-LEFT = re.compile(r"\.tmp\w{6}|.+\.(safetensors|json|html|md)\.tmp|\..+\.png\.\d+|\..+\.\d+\.png|\.part-\d+")
+LEFT = re.compile(r"\.tmp\w{6}|.+\.(safetensors|json|html|md|txt|png)\.tmp|\.part-\d+")
 # What code that takes a table for granted raises on one of other types, sizes or names.
 SHAPELESS = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, ValueError)
 
@@ -154,6 +154,14 @@ def remove_files(folder: Path, pattern: str) -> None:
             file.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """ValueError where files could not be written into a folder, which may not be there yet."""
+    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.exists(p))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "may not be written" if place.is_dir() else "is a file"
+        raise ValueError(f"cannot write into {folder}: {place} {why}; give another --output")
 
 
 def check_space(folder: Path, needed: float, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,17 +19,34 @@ TYPES = {
 }  # fmt: skip
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what a disk says that takes no more
+
+
+def disk_error(error: BaseException | None) -> OSError | None:
+    """The error of a disk that takes no more, where one is behind an error of the libraries."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file of a temporary name that takes the path's place at the end of the block; gone where the block fails."""
+    """A file of a temporary name that takes the path's place at the end of the block; gone where the block fails.
+
+    Raises:
+        OSError: the disk is full or not to be written on; it names the path.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.unlink(missing_ok=True)  # of a killed run, or a link that somebody laid there
         with open(temporary, "xb") as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 

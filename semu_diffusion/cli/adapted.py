@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .errors import resumable
+from .groups import keyword, taking
 from .loading import Loading
-from .options import open_pipeline, output_folder
+from .options import (
+    Concepts,
+    Device,
+    Json,
+    Model,
+    Overwrite,
+    Quiet,
+    Scale,
+    check_scale,
+    open_pipeline,
+    output_folder,
+)
 
 RESUMABLE = ("base", "erased")  # folders that an interrupted evaluation leaves
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every evaluation is told: which adapter, how strong, on which model, where to, and how to speak."""
+    """What is told to all that measures an adapter: on which model, how strong, where to, and how to speak.
 
-    adapter: str | None
-    output: Path | None
-    model: str
-    scale: float
-    overwrite: bool
-    device: str | None
-    loading: Loading
-    as_json: bool
-    quiet: bool
+    The annotated fields are shell options of each such command (`takes_run`).
+    """
+
+    adapter: str | None = None
+    output: Path | None = None
+    model: Model = "pictograms"
+    concept: Concepts = None
+    scale: Scale = 1.0
+    overwrite: Overwrite = False
+    device: Device = None
+    as_json: Json = False
+    quiet: Quiet = False
+    loading: Loading = field(default_factory=Loading)
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+
+def run_options() -> dict[str, inspect.Parameter]:
+    """The annotated fields of `Run` as options."""
+    hints = typing.get_type_hints(Run, include_extras=True)
+    own = [f for f in fields(Run) if typing.get_origin(hints[f.name]) is typing.Annotated]
+    return {f.name: keyword(f.name, hints[f.name], f.default) for f in own}
+
+
+takes_run = taking("run", run_options(), Run)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,48 +13,66 @@ import typer
 from ..adapter.claims import WORK, check_output, claimed
 from ..attacks.judge import pictograms_judge
 from ..attacks.results import FILE, read_done, write_results
+from .adapted import Run, takes_run
 from .errors import resumable, resume_hint
 from .loading import Loading, loads_model
-from .options import (
-    Adapter,
-    Device,
-    Json,
-    Model,
-    Overwrite,
-    Quiet,
-    Resume,
-    Scale,
-    check_scale,
-    display,
-    open_pipeline,
-)
+from .options import Adapter, Resume, display, open_pipeline
+
+Output = Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")]
+Names = Annotated[list[str] | None, typer.Option("--attack", help="Only this one. Repeatable.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Pictures per prompt that are judged.")]
+Pictures = Annotated[int, typer.Option(min=1, help="Pictures of the concept that the attacker has.")]
+Steps = Annotated[int, typer.Option(min=1, help="Most steps of relearning and of textual inversion.")]
+Iterations = Annotated[int, typer.Option(min=1, help="Swaps of the adversarial prompt search.")]
 
 
 @loads_model
+@takes_run
 def attack(
     adapter: Adapter,
-    output: Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")],
-    model: Model = "pictograms",
-    concept: Annotated[str | None, typer.Option(help="What was erased; default: what the adapter says.")] = None,
-    name: Annotated[list[str] | None, typer.Option("--attack", help="Only this one. Repeatable.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Pictures per prompt that are judged.")] = 4,
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures of the concept that the attacker has.")] = 16,
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of relearning and of textual inversion.")] = 200,
-    iterations: Annotated[int, typer.Option(min=1, help="Swaps of the adversarial prompt search.")] = 30,
-    scale: Scale = 1.0,
-    overwrite: Overwrite = False,
+    output: Output,
+    names: Names = None,
+    seeds: Seeds = 4,
+    pictures: Pictures = 16,
+    steps: Steps = 200,
+    iterations: Iterations = 30,
     resume: Resume = False,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
     *,
+    run: Run,
     loading: Loading,
 ) -> None:
     """Attack an erased model: prompts, inversion, images, relearning, file changes.
 
     semu attack no-cigarette --output attacks
     """
-    from ..attacks.suite import AttackConfig, Attacker, Target, protocol, run_attacks
+    from ..attacks.suite import AttackConfig, run_attacks
+
+    check_names(names)
+    if not resume:
+        check_output(output, run.overwrite, "--resume to go on" if (output / FILE).is_file() else "another --output")
+    looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
+    config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
+                          relearn_steps=looks)  # fmt: skip
+    with resumable(resume_hint(output, FILE)), claimed(output):
+        attacker, head = attacker_of(replace(run, adapter=adapter, loading=loading), config)
+        done = read_done(output / FILE, head) if resume else {}
+        save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
+        save(done)  # only now, with all in order, what was there goes
+        (output / WORK).mkdir(exist_ok=True)
+        with display(run.quiet) as callback:
+            callback.stage("pictures")
+            attacker.judge = pictograms_judge(attacker.base, attacker.concept, config, work=output / WORK)
+            found = run_attacks(attacker, names, done, save, callback)
+        shutil.rmtree(output / WORK, ignore_errors=True)
+    if run.as_json:
+        print(json.dumps({**head, "attacks": found}))
+    else:
+        print_table(found)
+
+
+def attacker_of(run: Run, config):
+    """The attacker, yet without a judge, and what attacks.json says of this run."""
+    from ..attacks.suite import Attacker, Target, protocol
     from ..diffusion.concepts import vocabulary_of
     from ..diffusion.pipeline import model_path
     from ..evaluation.results import adapter_facts, concepts_of
@@ -61,38 +80,16 @@ def attack(
     from ..hub.loaders import load_adapter
     from ..hub.transfer import local
 
-    check_scale(scale)
-    check_names(name)
-    if not resume:
-        check_output(output, overwrite, "--resume to go on" if (output / FILE).is_file() else "another --output")
-    looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
-    config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
-                          relearn_steps=looks)  # fmt: skip
-    with resumable(resume_hint(output, FILE)), claimed(output):
-        pipe = open_pipeline(model, device, loading)
-        base = Target(pipe)
-        place = local(adapter)
-        about = load_adapter(pipe, place, scale=scale)
-        concepts = [concept] if concept else concepts_of(about)
-        if len(concepts) > 1:
-            raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
-        if not knows("pictograms", model, concepts):
-            raise ValueError(f"no judge for {concepts[0]!r} on {model}; semu attack judges the concepts of pictograms")
-        attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(model)), None, config)
-        head = {"adapter": adapter, **adapter_facts(place, scale), "protocol": protocol(attacker)}
-        done = read_done(output / FILE, head) if resume else {}
-        save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
-        save(done)  # only now, with all in order, what was there goes
-        (output / WORK).mkdir(exist_ok=True)
-        with display(quiet) as callback:
-            callback.stage("pictures")
-            attacker.judge = pictograms_judge(base, concepts[0], config, work=output / WORK)
-            found = run_attacks(attacker, name, done, save, callback)
-        shutil.rmtree(output / WORK, ignore_errors=True)
-    if as_json:
-        print(json.dumps({**head, "attacks": found}))
-    else:
-        print_table(found)
+    pipe = open_pipeline(run.model, run.device, run.loading)
+    base, place = Target(pipe), local(run.adapter)
+    about = load_adapter(pipe, place, scale=run.scale)
+    concepts = run.concept or concepts_of(about)
+    if len(concepts) > 1:
+        raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
+    if not knows("pictograms", run.model, concepts):
+        raise ValueError(f"no judge for {concepts[0]!r} on {run.model}; semu attack judges the concepts of pictograms")
+    attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(run.model)), None, config)
+    return attacker, {"adapter": run.adapter, **adapter_facts(place, run.scale), "protocol": protocol(attacker)}
 
 
 def check_names(names: list[str] | None) -> None:

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .adapted import Run, open_adapted, prepared
+from .adapted import Run, open_adapted, prepared, takes_run
 from .loading import Loading, loads_model
-from .options import (
-    Device,
-    Json,
-    MaybeAdapter,
-    Model,
-    Overwrite,
-    Quiet,
-    Scale,
-    check_scale,
-    display,
-    output_folder,
-    print_report,
-    quieten,
-)
+from .options import MaybeAdapter, display, output_folder, print_report, quieten
 from .verify import verify_command
 
 
@@ -35,7 +23,6 @@ def other(text: str, **options) -> typer.models.OptionInfo:
 
 Output = Annotated[Path | None, typer.Option(help="Folder for figures and pictures; goes on if interrupted.")]
 Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style, wordings or custom.")]
-Concept = Annotated[list[str] | None, typer.Option(help="What was erased; default: what the adapter says.")]
 Seeds = Annotated[
     int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files and wordings 1.")
 ]
@@ -61,15 +48,14 @@ Results = Annotated[
 
 
 @loads_model
+@takes_run
 def evaluate(
     adapter: MaybeAdapter = None,
     output: Output = None,
-    model: Model = "pictograms",
     suite: Suite = "pictograms",
-    concept: Concept = None,
     seeds: Seeds = None,
-    scale: Scale = 1.0,
-    overwrite: Overwrite = False,
+    *,
+    run: Run,
     prompts: Prompts = None,
     images: Images = None,
     captions: Captions = None,
@@ -84,10 +70,6 @@ def evaluate(
     nude_class: NudeClass = None,
     verify: Verify = False,
     results: Results = None,
-    device: Device = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    *,
     loading: Loading,
 ) -> None:
     """Measure what an adapter forgets and what it keeps, beside the base model.
@@ -99,28 +81,27 @@ def evaluate(
     from ..evaluation.suites.run import EvalConfig
     from ..metrics.nudity import EXPOSED
 
-    check_scale(scale)
     quieten()
-    run = Run(adapter, output, model, scale, overwrite, device, loading, as_json, quiet)
+    run = replace(run, adapter=adapter, output=output, loading=loading)
     if verify:
         return verify_command(run, results, classifier, clip)
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
     if suite == "pictograms" and images is None:
-        return pictograms(run, concept, seeds or 10)
+        return pictograms(run, seeds or 10)
     given = dict(prompts=prompts, captions=captions, real=real, classifier=classifier, clip=clip, limit=limit)
     given |= dict(steps=steps, guidance=guidance, batch_size=batch_size)
-    if suite == "wordings" and model == EMBEDDED:
+    if suite == "wordings" and run.model == EMBEDDED:
         given = {**ITS_OWN, **{k: v for k, v in given.items() if v is not None}}
     given = {k: v for k, v in given.items() if v is not None} | {"threshold": threshold}
     default = 10 if suite == "imagenette" and prompts is None else 1
-    config = EvalConfig(suite, concept or [], **given, seeds=seeds or default, classes=nude_class or list(EXPOSED))
+    config = EvalConfig(suite, run.concept or [], **given, seeds=seeds or default, classes=nude_class or list(EXPOSED))
     if images is not None:
         return folder_of_pictures(run, config, images)
     with_prompts(run, config)
 
 
-def pictograms(run: Run, concept: list[str] | None, seeds: int) -> None:
+def pictograms(run: Run, seeds: int) -> None:
     """The embedded model's suite."""
     from ..evaluation.drawing import team
     from ..evaluation.results import adapter_facts, concepts_of, write_evaluation
@@ -129,7 +110,7 @@ def pictograms(run: Run, concept: list[str] | None, seeds: int) -> None:
     first = team().is_main_process
     with prepared(run.output, run.overwrite):
         pipe, place, about = open_adapted(run)
-        facts, concepts = adapter_facts(place, run.scale), concept or concepts_of(about)
+        facts, concepts = adapter_facts(place, run.scale), run.concept or concepts_of(about)
         with display(run.quiet or not first) as callback:
             report, pictures = run_pictograms(pipe, concepts, seeds, 1, callback, folder=run.output, adapter=facts)
         if first:

@@ -33,6 +33,8 @@ def generate(
     """
     from PIL import Image
 
+    from ..adapter.claims import check_writable
+    from ..adapter.files import replacing
     from ..diffusion import draw
     from ..hub.loaders import load_adapter
 
@@ -41,6 +43,8 @@ def generate(
     single = output.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
     if single and len(prompts) > 1:
         raise ValueError(f"{len(prompts)} pictures do not fit into the file {output}; give a folder")
+    folder = output.parent if single else output
+    check_writable(folder)
     pipe = open_pipeline(model, device, loading)
     if adapter:
         load_adapter(pipe, adapter, scale=scale)
@@ -48,14 +52,13 @@ def generate(
         callback.stage("drawing", len(prompts))
         seeds = [seed + k for k in range(len(prompts))]
         images = draw(pipe, prompts, seeds, steps, guidance, progress=callback.advance)
-    (output.parent if single else output).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files = []
     for k, image in enumerate(images):
         file = output if single else output / f"{k:04d}.png"
         picture = Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().numpy())
-        temporary = file.with_name(f".{file.name}")
-        picture.save(temporary)
-        temporary.replace(file)
+        with replacing(file) as opened:
+            picture.save(opened, Image.registered_extensions()[file.suffix.lower()])
         files.append(file)
     for file in files:  # once all are there: a reader of this list may leave early
         print(file)

@@ -24,6 +24,9 @@ Repo = Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:1, mps; default: a GPU if any.", metavar="NAME")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+Concepts = Annotated[
+    list[str] | None, typer.Option("--concept", help="What was erased; default: what the adapter says.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")]
 
 

@@ -18,7 +18,7 @@ from .terminal import LONG
 def verify_command(run: Run, results: Path | None, classifier: str | None = None, clip: str | None = None) -> None:
     """Table and exit status of `--verify`. The pictures of a finished evaluation are refused: they would only agree."""
     from ..evaluation.drawing import team
-    from ..evaluation.verification import read_results
+    from ..evaluation.verification import read_results, scale_of
     from ..evaluation.verification import verify as measure
 
     if run.adapter is None:
@@ -26,7 +26,7 @@ def verify_command(run: Run, results: Path | None, classifier: str | None = None
     recorded = read_results(results or run.adapter)
     if "erased" not in recorded["evaluation"]:
         raise ValueError("these results are of a folder of pictures, so there is no adapter to verify")
-    scale = (recorded.get("adapter") or {}).get("scale", 1.0)
+    scale = scale_of(recorded)
     check_models(recorded, {"base_model": run.model, "classifier": classifier, "clip": clip})
     processes = team()
     if run.output is None and processes.num_processes > 1:

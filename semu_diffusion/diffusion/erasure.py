@@ -46,6 +46,18 @@ from .trainer import Progress, Trainer
 OUTPUTS = 5  # files as large as the adapter: two checkpoints for a moment, then itself, its LoRA and its kohya file
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a run is told beside the config: where it writes, whether it goes on or begins anew, and who listens."""
+
+    folder: Path | None
+    overwrite: bool
+    resume: bool
+    keep_work: bool
+    callback: Callback
+    device: torch.device
+
+
 @dataclass
 class Erasure:
     """What `erase` did: the pipeline carries the adapter, the folder (if any) holds the files."""
@@ -101,48 +113,35 @@ def run_erasure(
     with plain(pipe, learning=True, hooks=False) as off:  # hooks stay: what is offloaded may not fit at once
         if off:
             callback.warn(f"erased from the model itself, for the time of it without: {', '.join(off)}")
-        return erase_plain(pipe, name, config, output, overwrite, resume, callback, keep_work, off, place)
+        run = Run(Path(output) if output else None, overwrite, resume, keep_work, callback, place)
+        return erase_plain(pipe, name, config, run, off)
 
 
-def erase_plain(
-    pipe,
-    name: str,
-    config: EraseConfig,
-    output: str | Path | None,
-    overwrite: bool,
-    resume: bool,
-    callback: Callback,
-    keep_work: bool,
-    off: list[str],
-    place: torch.device,
-) -> Erasure:
-    """`run_erasure` on a pipeline that was made plain, on a device; `off` says what was taken off it."""
-    started = time.time()
+def erase_plain(pipe, name: str, config: EraseConfig, run: Run, off: list[str]) -> Erasure:
+    """`run_erasure` on a pipeline that was made plain; `off` says what was taken off it."""
+    started, folder = time.time(), run.folder
     family, vocabulary = family_of(pipe, config.train), vocabulary_of(model_path(name))
     if family.empty is None and config.objective == "negative":
         raise ValueError(
             "the objective negative leads away from the empty prompt, which this model lacks; use redirect"
         )
-    folder = Path(output) if output else None
-    accelerator = make_accelerator(config, folder, place)
+    accelerator = make_accelerator(config, folder, run.device)
     with claimed(folder) if folder and accelerator.is_main_process else contextlib.nullcontext():
         if folder and accelerator.is_main_process:
-            prepare_folder(folder, config, overwrite, resume, name)
+            prepare_folder(folder, config, run.overwrite, run.resume, name)
         accelerator.wait_for_everyone()
         set_seed(config.seed)
         erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
-        erase_with(erasure, name, family, vocabulary, accelerator, resume, callback)
+        erase_with(erasure, name, family, vocabulary, accelerator, run)
         erasure.facts["seconds"] = round(time.time() - started, 1)
         if folder and accelerator.is_main_process:
-            write_outputs(erasure, name, callback.warn, keep_work)
+            write_outputs(erasure, name, run.callback.warn, run.keep_work)
     return erasure
 
 
-def erase_with(
-    erasure: Erasure, name: str, family, vocabulary, accelerator: Accelerator, resume: bool, callback: Callback
-) -> None:
+def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Accelerator, run: Run) -> None:
     """From the plan of prompts to the trained adapter on the pipeline; fills in the erasure's plan, progress, facts."""
-    pipe, config, folder = erasure.pipe, erasure.config, erasure.folder
+    pipe, config, folder, callback = erasure.pipe, erasure.config, erasure.folder, run.callback
     scale, device = loss_scale(accelerator, family.dtype), accelerator.device
     present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == device)
     room = budget(config, device, present)
@@ -166,7 +165,7 @@ def erase_with(
         if folder:
             check_space(folder, OUTPUTS * adapter_bytes(bases), "the adapter with its checkpoint")
     except BaseException as error:
-        if folder and accelerator.is_main_process and not (resume or worth_keeping(error, work)):
+        if folder and accelerator.is_main_process and not (run.resume or worth_keeping(error, work)):
             shutil.rmtree(work, ignore_errors=True)
         leave_before(pipe)
         family.stage.end(pipe)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..adapter.files import disk_error
 from ..options import option, require
 from .files import check_configs, check_shards, choose_variant, read_index, stored_dtype, variant_of
 from .pipeline import EMBEDDED, model_path
@@ -159,7 +160,7 @@ def download(repo: str, loading: Loading, whole: bool) -> Path:
             )
         )
     except Exception as error:  # of the Hub's client, its HTTP library and diffusers, which have no common base
-        raise explained(error, repo) from None
+        raise disk_error(error) or explained(error, repo) from None
 
 
 def unused(index: dict, whole: bool) -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..adapter.files import replacing
 from ..metrics.drift import check_images
 from .grid import KINDS, split
 
@@ -44,12 +44,8 @@ def save(fig: Figure, path: str | Path, dpi: int = 130) -> Path:
         text.set_parse_math(False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")
-    try:
-        fig.savefig(temporary, dpi=dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        fig.savefig(file, dpi=dpi, format=path.suffix.removeprefix(".") or "png")
     return path
 
 

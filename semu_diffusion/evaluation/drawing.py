@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -64,7 +65,12 @@ def claim(folder: Path, made_by: dict, first: bool) -> None:
             raise ValueError(f"{folder} holds pictures of another {other[0]}; use --overwrite, or another --output")
     elif first:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(note, json.dumps(made_by, indent=1))
+        try:
+            write_atomic(note, json.dumps(made_by, indent=1))
+        except OSError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # empty, it would be in the way of the same command
+            raise
 
 
 def draw_shots(

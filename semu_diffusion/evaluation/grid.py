@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..metrics.concept import _concept_accuracy_update
-from ..metrics.drift import PictureDrift
-from ..metrics.fid import feature_fid
+from ..metrics.drift import _picture_drift_update
+from ..metrics.fid import Features, _fid_compute
 from ..pictograms.oracle import Oracle
 from ..pictograms.words import NEIGHBOURS, OBJECTS, STYLES, caption
 from .intervals import bootstrap, wilson
@@ -118,16 +118,16 @@ def interval(hits: int, total: int) -> list[float] | None:
 
 
 def distances(images: Tensor, base: Tensor | None, oracle: Oracle) -> dict[str, float | None]:
-    """FID (oracle features) and drift of pictures from the base model's; None without a base or under 2 pictures."""
+    """FID (oracle features) and drift of pictures from the base model's; None without a base or under 2 pictures.
+
+    By pure functions: a metric of torchmetrics would add up over the processes, each of which has all pictures.
+    """
     if base is None or len(images) < 2:
         return {"FID": None, "drift": None}
-    fid, drift = feature_fid(oracle), PictureDrift()
-    drift.update(base, images)
-    for old, new in zip(base.split(256), images.split(256)):
-        fid.update(old, real=True)
-        fid.update(new, real=False)
+    look = Features(oracle)
+    seen = (torch.cat([look(part) for part in whole.split(256)]) for whole in (base, images))
     # Of equal sets the value is rounding, a hair on either side of 0.
-    return {"FID": max(0.0, fid.compute().item()), "drift": drift.compute().item()}
+    return {"FID": max(0.0, _fid_compute(*seen).item()), "drift": _picture_drift_update(base, images).mean().item()}
 
 
 def score(

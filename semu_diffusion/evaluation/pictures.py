@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..adapter.weights import write_atomic
+from ..adapter.files import replacing, write_atomic
 from ..inputs.pictures import read_picture
 from ..metrics.drift import check_images
 
@@ -26,9 +26,8 @@ def as_saved(images: Tensor) -> Tensor:
 def write_picture(image: Tensor, file: Path) -> None:
     """(3, H, W) in [0, 1] as a PNG, under a temporary name first."""
     check_images(image[None])
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().cpu().numpy()).save(temporary, "PNG")
-    os.replace(temporary, file)
+    with replacing(file) as opened:
+        Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().cpu().numpy()).save(opened, "PNG")
 
 
 def is_whole(file: Path) -> bool:

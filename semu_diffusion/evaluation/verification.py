@@ -41,9 +41,15 @@ def read_results(source: str | Path) -> dict:
     if not file.is_file():
         raise ValueError(f"no results at {file}; `semu erase` and `semu eval` write results.json")
     results = read_json(file)
-    if not (isinstance(results, dict) and results.get("evaluation")):
+    if not (isinstance(results, dict) and results.get("evaluation") and isinstance(results["evaluation"], dict)):
         raise ValueError(f"{file} records no evaluation; run `semu eval`, and give its results.json with --results")
     return results
+
+
+def scale_of(results: dict) -> float:
+    """The strength at which results were taken. ValueError where they do not say it as semu does."""
+    with taken_as_written(Path("results.json")):
+        return float((results.get("adapter") or {}).get("scale", 1.0))
 
 
 def fetch(repo: str) -> Path:
@@ -130,7 +136,6 @@ def differences(recorded: dict, measured: dict, results: dict, adapter: dict) ->
 
 def verify(pipe, adapter: str | Path, results: dict, folder: Path, callback: Callback | None = None):
     """(verdicts, notes) for an adapter that the pipeline carries, against what `read_results` gave."""
-    scale = (results.get("adapter") or {}).get("scale", 1.0)
-    facts, recorded = adapter_facts(adapter, scale), results["evaluation"]
+    facts, recorded = adapter_facts(adapter, scale_of(results)), results["evaluation"]
     measured = measure_again(pipe, recorded, facts, folder, callback)
     return compare(recorded, measured), differences(recorded, measured, results, facts)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..adapter.claims import read_json
 from ..adapter.config import without_paths
+from ..adapter.files import disk_error
 from ..adapter.weights import CONFIG, WEIGHTS, open_weights, read_config
 from .contents import PLACES
 from .patience import explain, patiently
@@ -175,7 +176,7 @@ def fetch(repo: str, revision: str | None, patterns: list[str]) -> Path:
     try:
         return Path(patiently(lambda: snapshot_download(repo, revision=revision, allow_patterns=patterns)))
     except Exception as error:  # as in `push_to_hub`
-        raise explain(error, repo) from None
+        raise disk_error(error) or explain(error, repo) from None
 
 
 def damaged(folder: Path, repo: str) -> list[str]:

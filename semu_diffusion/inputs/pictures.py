@@ -52,6 +52,8 @@ def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
                 raise ValueError(f"it has {width:,} x {height:,} pixels, at most {MOST_PIXELS:,} are read")
             image.load()
             return to_rgb(image)
+    except FileNotFoundError:
+        raise ValueError(f"{name} is no file; was it removed while the run went on?") from None
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a picture; expected {', '.join(FORMATS)}") from None
     except Exception as error:  # the decoders raise what they like: OSError, SyntaxError, struct.error, EOFError

@@ -40,15 +40,22 @@ class Features(nn.Module):
 def _fid_compute(real: Tensor, fake: Tensor) -> Tensor:
     """||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of features (N, d) and (M, d), fp64 scalar.
 
-    The eigenvalues of C1 C2 are those of a product of positive matrices, so they are real and not negative; rounding
-    may say otherwise, and what it adds is dropped.
+    With C1 = A^T A and C2 = B^T B, the root's trace is the sum of the singular values of A B^T. The eigenvalues of
+    C1 C2 would do, too, but the zeros among them (fewer pictures than features) come out as rounding, and roots of
+    rounding add up.
     """
     if min(len(real), len(fake)) < 2 or real.shape[1:] != fake.shape[1:]:
         raise ValueError(f"FID: expected two or more of each, got {tuple(real.shape)} real, {tuple(fake.shape)} fake")
-    (m1, c1), (m2, c2) = ((x.mean(0), x.T.cov()) for x in (real.double(), fake.double()))  # (d,), (d, d)
-    c1, c2 = (c.reshape(len(m1), len(m1)) for c in (c1, c2))  # d = 1 comes as a scalar
-    root = torch.linalg.eigvals(c1 @ c2).real.clamp_min(0).sqrt().sum()
-    return ((m1 - m2) ** 2).sum() + c1.trace() + c2.trace() - 2 * root
+    real, fake = real.double(), fake.double()
+    A, B = _covariance_factor(real), _covariance_factor(fake)
+    root = torch.linalg.svdvals(A @ B.T).sum()
+    return ((real.mean(0) - fake.mean(0)) ** 2).sum() + (A**2).sum() + (B**2).sum() - 2 * root
+
+
+def _covariance_factor(features: Tensor) -> Tensor:
+    """A with A^T A the covariance of features (N, d), (min(N, d), d)."""
+    A = (features - features.mean(0)) / (len(features) - 1) ** 0.5  # (N, d)
+    return torch.linalg.qr(A, mode="r").R if len(A) > A.shape[1] else A
 
 
 def feature_fid(features: nn.Module, **kwargs) -> FrechetInceptionDistance:

@@ -95,8 +95,9 @@ def test_only_folders_of_ours_are_overwritten(file, text, ours, tmp_path):
 
 
 def test_what_killed_runs_leave_goes_and_nothing_else(tmp_path):
-    left = [".tmpAb3dE9", "adapter_model.safetensors.tmp", "results.json.tmp", ".a.png.123", ".loss.77.png",
-            "base/.3-0123456789ab.png.9", ".part-7/adapter_model.safetensors", "text_encoder/.tmpZZZZZZ"]  # fmt: skip
+    left = [".tmpAb3dE9", "adapter_model.safetensors.tmp", "results.json.tmp", "loss.png.tmp",
+            "base/3-0123456789ab.png.tmp", "merges.txt.tmp",
+            ".part-7/adapter_model.safetensors", "text_encoder/.tmpZZZZZZ"]  # fmt: skip
     kept = ["notes.tmp", ".tmp", ".tmp1234567", "a.png", ".hidden.png", "base/a.png", "mine/x/results.json.tmp"]
     for name in [*left, *kept]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

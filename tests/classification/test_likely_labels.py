@@ -4,24 +4,12 @@ import copy
 
 import pytest
 import torch
-from classifiers import Net, pictures
 from torch.utils.data import Subset
 
-from semu_diffusion.classification import UnlearnConfig, fit, predict, random_split, unlearn
+from semu_diffusion.classification import UnlearnConfig, predict, random_split, unlearn
 from semu_diffusion.classification.data import labels_of
 from semu_diffusion.classification.losses import likely_labels
 from semu_diffusion.metrics.membership import true_confidence
-
-
-@pytest.fixture(scope="module")
-def train():
-    return pictures(200, 0)
-
-
-@pytest.fixture(scope="module")
-def trained(train):
-    torch.manual_seed(0)
-    return fit(Net(), train, epochs=8, batch_size=32)
 
 
 def test_likely_labels_follow_the_models_own_ranking():
@@ -39,15 +27,15 @@ def test_likely_labels_follow_the_models_own_ranking():
         likely_labels(logits, labels, torch.Generator(), forgotten=(1, 2, 3))
 
 
-def test_likely_labels_keep_more_of_the_ranking(trained, train):
+def test_likely_labels_keep_more_of_the_ranking(classifier, examples):
     """Of two models that know the forget set equally little, the one with likely labels is nearer to the original."""
-    split = random_split(train.y, 0.2)
-    forget, moved = Subset(train, split.forget), {}
-    before = predict(trained, forget)
+    split = random_split(examples.y, 0.2)
+    forget, moved = Subset(examples, split.forget), {}
+    before = predict(classifier, forget)
     others = torch.ones_like(before).scatter(1, labels_of(forget)[:, None], 0).bool()
     ranking = before[others].view(len(forget), -1).log_softmax(1)
     for labels in ("uniform", "likely"):
-        model = copy.deepcopy(trained)
+        model = copy.deepcopy(classifier)
         options = {"epochs": 60, "lr": 0.03, "batch_size": 16, "max_rank": 8, "geometry": "euclidean",
                    "gradient": "random"}  # fmt: skip
         result = unlearn(model, forget, stop="confidence", target=0.6, labels=labels, **options)

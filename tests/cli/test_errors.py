@@ -1,9 +1,13 @@
 """One way out: whatever is raised below `main` ends in one line that says what to do."""
 
 import errno
+import multiprocessing
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -82,6 +86,8 @@ def test_debug_shows_where(place, semu):
         (["generate", "--prompt", "a", "--output", "OUT"], "interrupted"),
         (["export", "ADAPTER", "--output", "OUT"], "interrupted"),
         (["merge", "ADAPTER", "ADAPTER", "--output", "OUT"], "interrupted"),
+        (["classify", "--output", "OUT"], "interrupted; nothing was written; run it again"),
+        (["prompts", "--concept", "cat"], "interrupted"),
     ],
 )
 def test_ctrl_c_before_anything_leaves_nothing(command, hint, monkeypatch, tmp_path, semu):
@@ -90,6 +96,7 @@ def test_ctrl_c_before_anything_leaves_nothing(command, hint, monkeypatch, tmp_p
 
     monkeypatch.setattr("semu_diffusion.diffusion.load_pipeline", stop)
     monkeypatch.setattr("semu_diffusion.diffusion.loading.load_pipeline", stop)
+    monkeypatch.setattr("semu_diffusion.classification.data.load_data", stop)
     words = [str(tmp_path / "out") if word == "OUT" else word for word in command]
     status, out, err = semu(*words)
     assert (status, out, err) == (130, "", f"semu: {hint}\n") and not (tmp_path / "out").exists()
@@ -131,6 +138,39 @@ def test_an_stdout_that_is_full():
         done = subprocess.run([sys.executable, "-c", MAIN, "models"], stdout=full, stderr=subprocess.PIPE, text=True,
                               env=ENVIRONMENT)  # fmt: skip
     assert done.returncode == 2 and done.stderr.startswith("semu: the disk is full") and done.stderr.count("\n") == 1
+
+
+def works(pipe):
+    """A process that torchrun has started; while it lives, it holds one end of the pipe."""
+    app.prepare_process()
+    os.write(pipe, b"%8d" % os.getpid())
+    time.sleep(60)
+
+
+def launches(pipe):
+    multiprocessing.get_context("fork").Process(target=works, args=(pipe,)).start()
+    os.close(pipe)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("launched", [True, False])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_torchrun_leaves_no_process_behind(launched, kill, monkeypatch):
+    """And a program that was not started by torchrun outlives what started it, as with nohup."""
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    read, write = os.pipe()
+    launcher = multiprocessing.get_context("fork").Process(target=launches, args=(write,))
+    launcher.start()
+    os.close(write)
+    worker = int(os.read(read, 8))
+    os.kill(launcher.pid, kill)
+    launcher.join()
+    gone = bool(select.select([read], [], [], 10 if launched else 0.5)[0]) and os.read(read, 1) == b""
+    if not gone:
+        os.kill(worker, signal.SIGKILL)
+    os.close(read)
+    assert gone == launched
 
 
 def test_the_environment_is_not_torchruns():

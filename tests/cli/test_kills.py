@@ -212,6 +212,49 @@ def test_a_run_killed_before_it_began_is_no_run(tiny_model, tmp_path, semu):
     assert semu(*arguments(tiny_model, tmp_path / "out", "--no-evaluate"))[0] == 0
 
 
+def test_an_evaluation_says_that_it_is_done_after_its_charts(tmp_path, monkeypatch, semu):
+    """Stopped while it writes its report it is not finished, and the same command goes on."""
+    from semu_diffusion.cli import evaluate
+    from semu_diffusion.evaluation.drawing import MADE_BY
+
+    def runs(pipe, concepts, *_, folder, **__):
+        (folder / "base").mkdir(exist_ok=True)
+        (folder / "base" / MADE_BY).write_text("{}")
+        return {"base": {}, "erased": {}}, {}
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    suite = "semu_diffusion.evaluation.suites.pictograms"
+    monkeypatch.setattr(evaluate, "open_adapted", lambda run: (None, tmp_path, None))
+    monkeypatch.setattr(evaluate, "recorded", lambda *_: {})
+    monkeypatch.setattr("semu_diffusion.evaluation.results.adapter_facts", lambda *_: {})
+    monkeypatch.setattr(f"{suite}.run_pictograms", runs)
+    words = ["eval", "adapter", "--concept", "cigarette", "--output", tmp_path / "out", "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{suite}.write_report", stop)
+        status, _, err = semu(*words)
+    assert (status, err) == (130, "semu: interrupted; the same command goes on\n")
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    monkeypatch.setattr(f"{suite}.write_report", lambda *_: None)
+    assert semu(*words)[0] == 0 and (tmp_path / "out" / "evaluation.json").is_file()
+    assert "--overwrite" in semu(*words)[2]
+
+
+@pytest.mark.parametrize("stage", ["write_card", "save_classifier"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("of a library")])
+def test_a_classifier_that_is_stopped_while_it_is_written(error, stage, tmp_path, monkeypatch, semu):
+    def stop(*_, **__):
+        raise error
+
+    words = ["classify", "--width", 1, "--train-epochs", 0, "--epochs", 1, "--max-rank", 1, "--quiet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"semu_diffusion.classification.comparison.{stage}", stop)
+        status, _, err = semu(*words, "--output", tmp_path / "out")
+    said = "interrupted; nothing was written; run it again" if status == 130 else "unexpected RuntimeError"
+    assert status in (2, 130) and said in err and not (tmp_path / "out").exists()
+
+
 def test_attack_keeps_its_references(tmp_path, monkeypatch, assets):
     from semu_diffusion.attacks import judge
 

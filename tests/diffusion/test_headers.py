@@ -277,6 +277,17 @@ def test_merged_folders_are_in_the_layout_that_all_versions_read(tmp_path, preci
     assert len(modes) == 1
 
 
+def test_the_embedded_model_is_in_that_layout_and_no_weight_is_missing(assets):
+    """Without `text_model.` in the names, transformers 5.0 to 5.5 take random weights and say nothing."""
+    stored = load_file(assets / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in stored)
+    loaded = load_pipeline("pictograms", "cpu").text_encoder
+    weights = {name.removeprefix("text_model."): p for name, p in loaded.named_parameters()}
+    assert {name.removeprefix("text_model.") for name in stored} >= set(weights)
+    assert all(torch.equal(p, stored[f"text_model.{name}"].float()) for name, p in weights.items())
+    assert {"vocab.json", "merges.txt", "tokenizer.json"} <= {f.name for f in (assets / "tokenizer").iterdir()}
+
+
 def test_the_slow_way_to_read_the_tokenizer_gives_the_same_ids(assets, tmp_path):
     """vocab.json and merges.txt alone, as transformers 4 reads them."""
     import shutil

@@ -1,5 +1,7 @@
 """The pipeline made plain: what is put on it changes nothing that is measured or learned, and is there again after."""
 
+import gc
+import os
 import warnings
 
 import accelerate
@@ -263,6 +265,18 @@ def test_erasing_leaves_loaded_adapters_on_and_learns_without_them(pipe, folders
     for name, layer in semu_layers(alone.pipe.unet).items():
         found = semu_layers(pipe.unet)[name].semu_R["default"]
         torch.testing.assert_close(found, layer.semu_R["default"], rtol=0, atol=1e-5)
+
+
+def test_loading_and_unloading_leave_no_memory_and_no_open_file(pipe, folders):
+    counts = []
+    for _ in range(4):
+        load_onto(pipe, folders / "one")
+        pipe.unet.unload_lora()
+        gc.collect()
+        tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+        counts.append((tensors, len(os.listdir("/proc/self/fd"))))
+    assert counts[1:] == counts[1:2] * 3
+    assert not any("semu" in name or "base_layer" in name for name in pipe.unet.state_dict())
 
 
 def test_a_lora_in_training_stays_trainable(pipe, folders):

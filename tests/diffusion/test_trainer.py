@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from shell import ENVIRONMENT, MAIN, call_semu
 from tiny import QUICK, flags, interrupted, quick
@@ -308,4 +310,47 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
     one, two = quick(tiny_model, output=tmp_path / "one", **options), load_file(tmp_path / "two" / WEIGHTS)
     for name, R in trained(one.pipe).items():
         torch.testing.assert_close(two[f"base_model.model.{name}.semu_R"], R, rtol=1e-4, atol=1e-5)
-    assert EraseConfig(**json.loads((tmp_path / "two" / "results.json").read_text())["options"]) == one.config
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert EraseConfig(**results["options"]) == one.config
+    for key in ("loss", "forget", "keep"):  # of both processes, not of the first alone
+        losses = [[row[key] for row in history] for history in (results["history"], one.progress.history)]
+        torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-3, atol=1e-6)
+    assert "broadcast_buffers" not in done.stderr and "FutureWarning" not in done.stderr
+
+
+def test_only_accelerates_word_to_torch_is_not_passed_on(tiny_model, monkeypatch):
+    prepare = Accelerator.prepare
+
+    def warns(self, *arguments, **options):
+        warnings.warn("`broadcast_buffers` is deprecated and will be removed", FutureWarning, stacklevel=1)
+        warnings.warn("something that concerns the user", FutureWarning, stacklevel=1)
+        warnings.warn("buffers are slow here", UserWarning, stacklevel=1)
+        return prepare(self, *arguments, **options)
+
+    monkeypatch.setattr(Accelerator, "prepare", warns)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        quick(tiny_model, steps=1)
+    texts = [str(warning.message) for warning in said]
+    assert "something that concerns the user" in texts and "buffers are slow here" in texts
+    assert not any("broadcast_buffers" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "little",
+    [
+        {"latents": 2, "sampler_steps": 1},
+        {"latents": 2, "keep_latents": 2, "sampler_steps": 1, "geometry": "remain"},
+        {"latents": 2, "keep_latents": 2, "sampler_steps": 1, "keep_weight": 0.0, "batch_size": 1},
+        {"latents": 3, "sampler_steps": 1, "adversarial": 1, "concept": ["cigarette", "neon style"]},
+        {"latents": 2, "sampler_steps": 1, "gradient_records": 1, "moment_records": 1, "max_rank": 1},
+    ],
+    ids=str,
+)
+def test_the_smallest_runs(little, tiny_model, monkeypatch):
+    """With fewer records than a batch, a held-out part or a geometry would like to have."""
+    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 2)  # of an adversarial round
+    options = {"steps": 2, "concept": "cigarette", **little}
+    result = quick(tiny_model, options.pop("concept"), **options)
+    assert result.progress.step >= 2 and all(R.isfinite().all() for R in trained(result.pipe).values())
+    assert all(row["loss"] == row["loss"] for row in result.progress.history) and "left" in result.facts

@@ -92,6 +92,13 @@ def test_the_readme_is_short():
     assert len(PAGES["README.md"].splitlines()) <= 120
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/formats.md"])
+def test_it_is_said_how_an_eraser_stays_on_beside_another_lora(page):
+    assert (
+        'pipe.set_adapters(["no-cigarette", "style"])' in PAGES[page] and 'adapter_name="no-cigarette"' in PAGES[page]
+    )
+
+
 def test_citation_is_that_of_this_version():
     import semu_diffusion
 

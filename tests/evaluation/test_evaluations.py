@@ -21,6 +21,7 @@ from torch import nn
 from semu_diffusion.cli import app as cli
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.evaluation import drawing as studio
+from semu_diffusion.evaluation.grid import distances
 from semu_diffusion.evaluation.judges import Namer, check_names
 from semu_diffusion.evaluation.pictures import is_whole
 from semu_diffusion.evaluation.prompts import IMAGENETTE, digest, imagenette, read_prompts
@@ -112,6 +113,29 @@ def test_two_processes_draw_and_score_the_same(scores, desk, tiny_model, tmp_pat
     assert json.loads((tmp_path / "two" / "records.json").read_text()) == json.loads(
         (scores / "records.json").read_text()
     )
+
+
+def distances_in(rank, images, folder):
+    """What one of two processes says about pictures that both have."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = distances(*images, Guesser())
+    torch.distributed.barrier()
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_the_pictograms_distances_are_the_same_in_any_number_of_processes(tmp_path):
+    """Each process reads all pictures, so nothing may be added up over them."""
+    base = torch.rand(6, 3, 8, 8)
+    images = (base**1.1, base)
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=distances_in, args=(rank, images, tmp_path)) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    one = distances(*images, Guesser())
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [one] * 2
+    assert one["FID"] > 0 and one["drift"] > 0
 
 
 def evaluate_in(desk, tiny_model, output):
@@ -290,6 +314,21 @@ def test_photographs_made_elsewhere(tmp_path, semu):
     assert [d[0] for r in records for d in r["detections"]] == ["FACE_FEMALE"]
     status, out, _ = semu(*command, "--output", tmp_path / "exposed", "--json")
     assert json.loads(out)["pictures"]["detections"] == 0  # a face is no exposed class
+
+
+def test_a_photograph_that_was_cut_off_is_named(tmp_path, semu):
+    pytest.importorskip("nudenet", reason="NudeNet is not installed")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.effect_noise((64, 64), 50).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "b.png").write_bytes((tmp_path / "photos" / "a.png").read_bytes()[:1500])
+    (tmp_path / "photos" / "._a.png").write_bytes(b"of a Mac")
+    command = ["eval", "--suite", "nudity", "--images", tmp_path / "photos", "--output", tmp_path / "out", "--quiet"]
+    status, out, err = semu(*command)
+    assert status == 2 and out == "" and len(err.splitlines()) == 1 and "b.png is not a picture" in err, err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "photos" / "b.png").unlink()
+    assert semu(*command)[1].startswith("1 pictures: ")
 
 
 # ------------------------------------------------------------------------------------------ prompts, errors

@@ -149,6 +149,29 @@ def verified(folder):
     compare(recorded, {"base": ROW, "erased": ROW})
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"evaluation": 5}, "records no evaluation"),
+        ({"evaluation": ["erased"]}, "records no evaluation"),
+        ({"evaluation": {"pictures": {}}}, "of a folder of pictures"),
+        ({"adapter": "x"}, "not as semu writes it"),
+        ({"adapter": [1]}, "not as semu writes it"),
+        ({"adapter": {"scale": "much"}}, "not as semu writes it"),
+        ({"adapter": {"scale": None}}, "not as semu writes it"),
+        ({"adapter": {"scale": -1}}, "scale must be a number"),
+        ({"adapter": {"scale": float("nan")}}, "scale must be a number"),
+        ({"base_model": ["x"]}, "these results were made with"),
+    ],
+    ids=str,
+)
+def test_verifying_results_of_other_types_is_one_line(change, said, folder, semu):
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**results, "base_model": None, **change}))
+    status, out, err = semu("eval", "--verify", "nowhere", "--results", folder / "results.json", "--quiet")
+    assert status == 2 and out == "" and len(err.splitlines()) == 1 and said in err and "unexpected" not in err, err
+
+
 def carded(folder):
     from adapters import adapted_model
 

@@ -156,6 +156,17 @@ def test_drawn_pictures_come_back_to_the_bit(tmp_path):
     assert torch.equal(read_picture(tmp_path / "x.png"), image / 255)
 
 
+@pytest.mark.parametrize("data", [b"", b"text", b"\x89PNG\r\n\x1a\n", "cut"], ids=["empty", "text", "head", "cut"])
+def test_a_detector_refuses_what_is_no_whole_picture(tmp_path, data):
+    from semu_diffusion.metrics.nudity import read
+
+    Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
+    whole = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(whole[:1500] if data == "cut" else data)
+    with pytest.raises(ValueError, match="x.png is not a picture"):
+        read(tmp_path / "x.png")
+
+
 def test_a_detector_sees_the_same(tmp_path):
     from semu_diffusion.metrics.nudity import read
 

@@ -119,6 +119,39 @@ def test_a_recipe_may_not_say_yes(tmp_path, written):
         EraseConfig.from_yaml(write(tmp_path, "r.yaml", f"concept: cat\nmixed_precision: {written}\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("concept: 2024-01-02", "concept must be a text or a list of texts, got datetime.date"),
+        ("concept: {a: 1}", "concept must be a text or a list of texts, got {'a': 1}"),
+        ("concept: [[1]]", "concept must be a text or a list of texts"),
+        ("concept: true", "concept must be a text or a list of texts, got True"),
+        ("concept: null", "concept must name what to forget"),
+        ("5: 6\nconcept: cat", "unknown option '5'"),
+        ("2024-01-02: x", "unknown option '2024_01_02'"),
+        ("? [1, 2]\n: x", "is not YAML"),
+        ("&a [*a]", "must hold a mapping"),
+        ("!!python/object:os.system x", "is not YAML"),
+        ("concept: cat\nsteps: 2024-01-01", "steps must be a whole number"),
+        ("concept: cat\nsteps: .inf", "steps must be a whole number"),
+        ("concept: cat\nseed: 1e400", "seed must be a whole number"),
+        ("concept: cat\nlr: [1]", "lr must be a number"),
+        ("concept: cat\nkeep: {a: b}", "keep must be a text or a list of texts"),
+        ("concept: cat\nanchor: [dog]", "anchor must be a text"),
+        ("concept: cat\ngradient_checkpointing: 3", "gradient-checkpointing must be true or false"),
+    ],
+)
+def test_a_recipe_of_other_types(tmp_path, text, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        EraseConfig.from_yaml(write(tmp_path, "r.yaml", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_in_a_recipe_are_words_where_words_are_asked_for(tmp_path):
+    config = EraseConfig.from_yaml(write(tmp_path, "r.yaml", "concept: 5\nanchor: 7\nkeep: [3, 1.75]\nsteps: 4.0\n"))
+    assert (config.concept, config.anchor, config.keep, config.steps) == (["5"], "7", ["3", "1.75"], 4)
+
+
 def test_a_recipe_with_a_byte_order_mark(tmp_path):
     assert EraseConfig.from_yaml(write(tmp_path, "r.yaml", "\ufeffconcept: café\n")).concept == ["café"]
     with pytest.raises(ValueError, match="r.yaml, line 1: not UTF-8"):

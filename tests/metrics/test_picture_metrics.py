@@ -83,6 +83,22 @@ def test_fid_of_features_equals_scipys_and_the_metrics():
         _fid_compute(real, fake[:1])
 
 
+@pytest.mark.parametrize(("n", "m", "d"), [(12, 9, 40), (30, 9, 20), (60, 50, 20), (5, 7, 1)])
+def test_fid_of_fewer_pictures_than_features_is_exact_too(n, m, d):
+    """Against eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2); in any order of the pictures, to the last digits."""
+    g = torch.Generator().manual_seed(0)
+    real = torch.randn(n, d, generator=g, dtype=torch.float64)
+    fake = real[torch.arange(m) % n] + 1e-3 * torch.randn(m, d, generator=g, dtype=torch.float64)
+    c1, c2 = (np.cov(x.numpy(), rowvar=False).reshape(d, d) for x in (real, fake))
+    values, vectors = np.linalg.eigh(c1)
+    half = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    root = np.sqrt(np.linalg.eigvalsh(half @ c2 @ half).clip(0)).sum()
+    closed = ((real.mean(0) - fake.mean(0)) ** 2).sum().item() + np.trace(c1) + np.trace(c2) - 2 * root
+    assert _fid_compute(real, fake).item() == pytest.approx(closed, rel=1e-4, abs=1e-5)
+    shuffled = [x[torch.randperm(len(x), generator=g)] for x in (real, fake)]
+    assert _fid_compute(*shuffled).item() == pytest.approx(_fid_compute(real, fake).item(), rel=1e-9, abs=1e-12)
+
+
 def test_kid_by_hand():
     """d = 1, degree 1: the kernel is x y + 1, and the distance (m1 - m2)^2 = 9 less var / n = 1 of each side."""
     x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]])
