@@ -256,9 +256,9 @@ def test_what_the_hub_refuses(hub, model):
     del files["model_index.json"]
     refused("has no model_index.json, so it is no diffusers pipeline", REPO)
     index = json.loads((model / "model_index.json").read_text())
-    files["model_index.json"] = json.dumps({**index, "_class_name": "WanPipeline"}).encode()
+    files["model_index.json"] = json.dumps({**index, "_class_name": "MochiPipeline"}).encode()
     hub.requests.clear()
-    refused("is a WanPipeline, not a family that can be erased from", REPO, cache_dir=str(model.parent / "new"))
+    refused("is a MochiPipeline, not a family that can be erased from", REPO, cache_dir=str(model.parent / "new"))
 
 
 def test_a_subfolder_of_the_hub(hub, model):

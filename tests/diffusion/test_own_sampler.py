@@ -9,8 +9,10 @@ from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, L
 from tiny_families import FAMILIES, load_family
 
 from semu_diffusion import draw, load_pipeline
+from semu_diffusion.cli.erase import for_family
 from semu_diffusion.diffusion.families import Sampler, drawing_defaults, family_of, guided, sampler_of
 from semu_diffusion.diffusion.families.packed import unpack
+from semu_diffusion.diffusion.recipes import recipes
 from semu_diffusion.diffusion.states import Contexts, trajectory
 
 TEXT = [name for name in FAMILIES if name != "classes"]
@@ -116,6 +118,13 @@ def test_distilled_models_are_known_by_what_they_say_of_themselves(family_folder
     assert not sampler_of(flux).few  # a FLUX whose guidance was taken out again
     flux.scheduler.register_to_config(use_dynamic_shifting=False)
     assert sampler_of(flux) == Sampler(4, 0.0, few=True)
+
+
+def test_a_recipe_leaves_the_sampler_of_a_distilled_model_alone(family_folder):
+    plain, turbo = load_family(family_folder("sdxl")), named(load_family(family_folder("sdxl")), "x/sdxl-turbo")
+    options = [for_family(recipes()["object"], pipe, {"concept": "cat"}, None) for pipe in (plain, turbo)]
+    assert [(o.sampler_steps, o.guidance) for o in options] == [(30, 5.0), (None, None)]
+    assert for_family(recipes()["object"], turbo, {"concept": "cat", "sampler_steps": 2}, None).sampler_steps == 2
 
 
 @pytest.mark.parametrize("kind", [EulerAncestralDiscreteScheduler, LCMScheduler])
