@@ -35,8 +35,12 @@ def test_figures_are_those_of_the_results_files():
     row = lambda side: " | ".join(f"{total[side][k]:.1f}" for k in ("UA", "IRA", "CRA"))  # noqa: E731
     assert f"| base model | {row('base')} | |" in words
     assert f"| erased | {row('erased')} | ≤ {total['trained_percent']:.2f} % |" in words
-    worst, share = total["worst_UA"]
-    assert f"The worst one is {worst} (UA {share:.1f})." in words
+    rows = [row["erased"] for row in all_["rows"]]
+    assert min(row["UA"] for row in rows) == 100 and "UA is 100 for each of the 30." in words
+    natural = f"a proper picture in {total['erased']['natural']:.1f} % (the base model's own pictures: "
+    assert natural + f"{total['base']['natural']:.1f} %)" in words
+    least = min(row["neighbours"] for row in rows if row.get("neighbours") is not None)
+    assert f"stay at {total['erased']['neighbours']:.1f} % (at the least {least:.1f}, for" in words
     at_once = {way: many["summary"]["table"][way]["16"] for way in ("stack", "joint")}
     for way, form in (
         ("stack", "forget {} % but ruin the other objects (IRA {} points)"),

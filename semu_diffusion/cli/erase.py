@@ -136,10 +136,9 @@ def for_family(recipe, pipe, given: dict, callback) -> EraseConfig:
 
 def with_options(command, options: dict[str, inspect.Parameter], first: tuple[str, ...]) -> None:
     """Gives a command these parameters beside its own: the `first` ones before its own, the others behind."""
-    hints = typing.get_type_hints(command, include_extras=True)
     own = [
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
-        for p in inspect.signature(command).parameters.values()
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in inspect.signature(command, eval_str=True).parameters.values()
         if p.kind != inspect.Parameter.VAR_KEYWORD
     ]
     rest = [p for name, p in options.items() if name not in first]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import typing
 from collections.abc import Callable
 
 
@@ -17,9 +16,9 @@ def taking(name: str, options: dict[str, inspect.Parameter], make: Callable[...,
             own = {key: given.pop(key) for key in options}
             return command(**{name: make(**own)}, **given)
 
-        hints, parameters = typing.get_type_hints(command, include_extras=True), []
-        for p in inspect.signature(command).parameters.values():
-            own = p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+        parameters = []  # not by get_type_hints: on Python 3.10 it hides an annotation whose default is None
+        for p in inspect.signature(command, eval_str=True).parameters.values():
+            own = p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             parameters += options.values() if p.name == name else [own]
         run.__signature__ = inspect.Signature(parameters)
         run.__annotations__ = {p.name: p.annotation for p in parameters}
