@@ -73,9 +73,11 @@ def resolved(options: dict) -> dict:
         SystemExit: an option that does not exist, or a value outside its range.
     """
     from semu_diffusion.diffusion import EraseConfig
+    from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
 
+    own = {"sampler_steps": SAMPLER_STEPS, "guidance": GUIDANCE}  # of the embedded model, which all benchmarks are on
     try:
-        config = EraseConfig(concept="x", **options)
+        config = EraseConfig(concept="x", **{**own, **options})
     except (TypeError, ValueError) as error:
         raise SystemExit(f"--set: {error}") from None
     return {k: v for k, v in config.to_dict().items() if k != "concept"}

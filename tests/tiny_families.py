@@ -33,11 +33,11 @@ def t5(vocabulary: int) -> T5EncoderModel:
     ).eval()
 
 
-def clip(vocabulary: int) -> CLIPTextModelWithProjection:
+def clip(vocabulary: int, tokens: int = 16) -> CLIPTextModelWithProjection:
     """CLIP with a projection, as SDXL's second encoder and both of SD3."""
     config = CLIPTextConfig(
         vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=16, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
+        max_position_embeddings=tokens, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1, projection_dim=WIDTH,
     )  # fmt: skip
     return CLIPTextModelWithProjection(config).eval()

@@ -26,6 +26,7 @@ from semu_diffusion.adapter.model import find_layers
 from semu_diffusion.adapter.sketch import Maps
 from semu_diffusion.adapter.weights import WEIGHTS
 from semu_diffusion.diffusion import EraseConfig
+from semu_diffusion.diffusion.families.sampling import ERASING
 from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
 
 from ..records import make_parser, read_json, write_text
@@ -412,7 +413,14 @@ def main() -> None:
     if not args.model:
         from .memory import plans  # which counts with this module's attention
 
-    text = page(models, EraseConfig(concept="x"), args.rank, args.batch, scale, () if args.model else plans())
+    text = page(
+        models,
+        EraseConfig(concept="x", sampler_steps=ERASING),
+        args.rank,
+        args.batch,
+        scale,
+        () if args.model else plans(),
+    )
     write_text(args.output, text)
     print(args.output)
 

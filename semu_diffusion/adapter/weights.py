@@ -279,6 +279,13 @@ def inject(model: nn.Module, config: SemuConfig, adapter_name: str = "default") 
         parameter.requires_grad_(flag)
 
 
+def beyond_lora(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution whose update PEFT's LoRA cannot express, or would get wrong."""
+    if not isinstance(layer, nn.Conv2d):
+        return False
+    return layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros"
+
+
 def lora_factors(model: nn.Module, adapter_name: str = "default") -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The exact LoRA of each layer: A = V^T (r, n), B = U R (m, r), shaped for the layer; alpha = rank.
 
@@ -290,7 +297,7 @@ def lora_factors(model: nn.Module, adapter_name: str = "default") -> dict[str, t
         A, B = layer.semu_V[adapter_name].T, layer.left(adapter_name)
         conv = layer.get_base_layer()
         if isinstance(conv, nn.Conv2d):
-            if conv.groups != 1 or conv.dilation != (1, 1) or conv.padding_mode != "zeros":
+            if beyond_lora(conv):
                 raise ValueError(
                     f"LoRA cannot express {name}: a convolution with groups, dilation or {conv.padding_mode} padding"
                 )

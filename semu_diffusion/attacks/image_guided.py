@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..diffusion.states import guided
+from ..diffusion.families import guided
 from .target import Target
 
 

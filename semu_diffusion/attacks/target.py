@@ -67,6 +67,7 @@ class Target:
             self.pipe = rebuilt(pipe, {name: flatten(copy.deepcopy(model)) for name, model in parts(pipe).items()})
         self.pipe.vae.requires_grad_(False).eval()
         self.family = StableDiffusion(self.pipe)
+        self.family.check()
         self.device = self.family.device
 
     @property

@@ -125,7 +125,10 @@ def for_family(recipe, pipe, given: dict, callback) -> EraseConfig:
     from ..diffusion.families import family_of
     from ..diffusion.recipes import families
 
-    family = type(family_of(pipe)).__name__
+    found = family_of(pipe)
+    if found.sampler.few:  # the recipes' numbers are for undistilled models
+        given = {"sampler_steps": None, "guidance": None, **given}
+    family = type(found).__name__
     if family not in families():
         callback.warn(f"the recipes were written for {', '.join(families())}, not for {family}; going on with defaults")
     return recipe.config(family, **given)

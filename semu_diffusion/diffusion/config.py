@@ -17,8 +17,8 @@ from .objectives import OBJECTIVES
 TARGETS = {
     "all": r".*",
     "cross-attention": r".*(attn2|attn\.add_[qkv]_proj|attn\.to_add_out).*",  # the latter: SD3, FLUX
-    "self-attention": r".*(attn1\.|self_attn\.|attn\.to_(q|k|v|out)|attentions\.\d+\.to_).*",
-    "attention": r".*(attn[12]|attn\.|attentions\.\d+\.to_).*",  # the latter: FLUX, UNet2DModel
+    "self-attention": r".*(attn1\.|self_attn\.|attn\.to_(q|k|v|out)|attention\.to_|attentions\.\d+\.to_).*",
+    "attention": r".*(attn[12]|attn\.|attention\.|attentions\.\d+\.to_).*",  # the latter: Z-Image, UNet2DModel
     "convolutions": r".*(conv|resnets).*",
     "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
 }
@@ -105,8 +105,8 @@ class EraseConfig:
     )
     latents: int | None = option(None, "Latents of the concepts to draw; default: by their number.")
     keep_latents: int | None = option(None, "Latents of other things; default: by the number of concepts.")
-    sampler_steps: int = option(10, "Sampler steps of those latents.")
-    guidance: float = option(3.0, "Guidance of those latents; up to 1 there is none.")
+    sampler_steps: int | None = option(None, "Sampler steps of those latents; default: the pipeline's own, at most 10.")
+    guidance: float | None = option(None, "Guidance of those latents; up to 1 is none; default: the pipeline's own.")
     seed: int = option(0, "Seed of everything drawn at random.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(False, "Trade time for memory.")
@@ -141,8 +141,8 @@ class EraseConfig:
             (self.batch_size >= 1 and self.accumulate >= 1, "batch-size and accumulate must be at least 1"),
             (self.batch_size % self.accumulate == 0, "batch-size must be a multiple of accumulate"),
             (self.latents >= 2 and self.keep_latents >= 2, "latents and keep-latents must be at least 2"),
-            (self.sampler_steps >= 1, "sampler-steps must be at least 1"),
-            (self.guidance >= 0, "guidance must not be negative"),
+            (self.sampler_steps is None or self.sampler_steps >= 1, "sampler-steps must be at least 1"),
+            (self.guidance is None or self.guidance >= 0, "guidance must not be negative"),
             (self.settle is None or self.settle >= 0, "settle must not be negative"),
             (self.adversarial >= 0, "adversarial must not be negative"),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),

@@ -68,6 +68,8 @@ def draw_states(
     """Every second forgotten latent follows its prompt, the others its anchor; kept ones follow their prompts."""
     callback.stage("forget latents", len(forget) + len(kept))
     shown = given_pictures(family, config, pairs, callback)
+    if not family.draws and not all(own for _, own in shown):
+        raise ValueError("this model goes on from pictures: give --forget-images and --retain-images")
     every = (*forget, *kept, *(pair for _, own in shown for pair in own))
     contexts = Contexts(family, [p for pair in every for p in (pair.prompt, pair.anchor)], config.guidance)
 
@@ -94,6 +96,8 @@ def draw_states(
             )
         return records
 
+    if not family.draws:
+        return gather(given(*shown[0]), given(*shown[1]), [], contexts)
     records = drawn(forget, [k % 2 == 0 for k in range(len(forget))], config.seed)
     others = drawn(kept, [True] * len(kept), config.seed + 10**6)
     return gather(records + given(*shown[0]), others, given(*shown[1]), contexts)

@@ -51,7 +51,7 @@ class Stage:
 
     def __init__(self, pipe, family, device: torch.device, room: float | None = None):
         self.device, self.room = device, room
-        busy = {id(family.model), id(denoiser(pipe))}
+        busy = {id(m) for m in (*family.model.modules(), denoiser(pipe))}
         movable = [m for m in modules_of(pipe) if device.type != "cpu" and not is_fixed(m)]
         self.busy = [m for m in movable if id(m) in busy]
         self.idle = [m for m in movable if id(m) not in busy]

@@ -26,7 +26,7 @@ from ..adapter.model import find_layers
 from ..adapter.moments import Root, second_moments
 from ..adapter.shrink import Shrunk, shrink
 from ..adapter.subspace import Basis, Roots, find_bases, install_bases, without_basis
-from ..adapter.weights import inject, write_atomic
+from ..adapter.weights import beyond_lora, inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
@@ -36,12 +36,13 @@ from .families import family_of
 from .footprint import measure as measure_footprint
 from .footprint import probe
 from .loading import Loading, check_device, default_device, load_pipeline
+from .lora import has_lora
 from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import adapted_parts, base_name, denoiser, model_path
 from .plain import plain
 from .plan import Plan, make_plan
-from .precision import left_out, loss_scale, make_accelerator
+from .precision import left_out, loss_scale, make_accelerator, named_few
 from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -227,20 +228,27 @@ def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tupl
     """The choices that fit into so many bytes; ValueError where none do."""
     if room is None:
         return config, default_batches(config)
-    semu = adapter_config(config)
+    semu = adapter_config(config, family)
     if not find_layers(family.model, semu):
         raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
     foot = measure_footprint(family.model, semu, probe(family, prompt), family.device)
-    models = {id(m): m for m in (family.model, denoiser(family.pipe))}.values()
+    models = [family.model, *(m for m in (denoiser(family.pipe),) if all(m is not k for k in family.model.modules()))]
     host = None if family.device.type == "cpu" else host_room()
     fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
     return plan_memory(config, fixed, foot, room, host)
 
 
-def adapter_config(config: EraseConfig) -> SemuConfig:
+def beyond_reach(family) -> list[str]:
+    """Convolutions that get no adapter, as the LoRA that diffusers loads for the family could not express it."""
+    layers = family.model.named_modules() if has_lora(family.pipe) else ()
+    return [name for name, layer in layers if beyond_lora(layer)]
+
+
+def adapter_config(config: EraseConfig, family=None) -> SemuConfig:
     """The adapter's part of the choices."""
     pattern = {} if config.gamma_cross is None else {"attn2": config.gamma_cross}
     return SemuConfig(
+        exclude_modules=(family and beyond_reach(family)) or None,
         target_modules=TARGETS.get(config.target_modules, config.target_modules),
         gamma=config.gamma,
         gamma_pattern=pattern,
@@ -261,7 +269,7 @@ def make_bases(
     """The bases from all forget records; every process computes the same sums, the first one's bases count."""
     callback.stage("gradient and SVD")
     trainer = Trainer(family, config, states, accelerator, Path("."), scale, batches)
-    model, semu = family.model, adapter_config(config)
+    model, semu = family.model, adapter_config(config, family)
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
@@ -271,6 +279,9 @@ def make_bases(
     )  # fmt: skip
     bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
+    if semu.exclude_modules:
+        callback.warn(f"{len(semu.exclude_modules)} convolutions in groups stay as they are, as no LoRA can hold them: "
+                      f"{named_few(semu.exclude_modules)}")  # fmt: skip
     targeted = find_layers(model, semu)
     if missing := without_basis(targeted, bases):
         callback.warn(left_out(missing, len(targeted)))
@@ -279,11 +290,13 @@ def make_bases(
 
 def adapt(family, config: EraseConfig, bases: dict[str, Basis], base_model: str, planned: Plan) -> None:
     """Injects the adapter at R = 0; only R is trainable."""
-    semu = adapter_config(config)
-    semu.ranks = {name: basis.rank for name, basis in bases.items()}
-    semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor, **planned.about()}
-    inject(family.model, semu)
-    install_bases(family.model, bases)
+    for prefix, model in family.members.items():
+        semu, own = adapter_config(config), {k[len(prefix) :]: b for k, b in bases.items() if k.startswith(prefix)}
+        semu.ranks = {name: basis.rank for name, basis in own.items()}
+        semu.about = {"base_model": base_model, "concept": config.concept, "anchor": config.anchor, **planned.about()}
+        if own:
+            inject(model, semu)
+            install_bases(model, own)
 
 
 def train(

@@ -15,6 +15,7 @@ from ..adapter.switch import fold
 from ..adapter.updates import PRECISIONS, Update, check_precision, inner, rounded
 from .concepts import name_of, phrase
 from .concepts.files import SUFFIXES
+from .families import drawing_defaults
 from .folders import save_folder
 from .generate import draw
 from .headers import facts_of, kohya_header
@@ -57,9 +58,10 @@ def compress_measured(pipe, energy: float, adapter_name: str = "default", pictur
     about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
     words = [name_of(c) for c in about.get("concept") or [] if not c.lower().endswith(SUFFIXES)] or [""]
     prompts = [phrase(words[k % len(words)] or None, None, k) for k in range(pictures)]
-    drawn = draw(pipe, prompts, range(pictures), steps=10)
+    steps = drawing_defaults(pipe).erasing
+    drawn = draw(pipe, prompts, range(pictures), steps)
     small = shrink_parts(pipe, energy, adapter_name)
-    change = (draw(pipe, prompts, range(pictures), steps=10) - drawn).abs().mean().item()
+    change = (draw(pipe, prompts, range(pictures), steps) - drawn).abs().mean().item()
     return f"{small.words()}; {pictures} pictures drawn with it change by {255 * change:.2f} of 255 levels per pixel"
 
 

@@ -14,7 +14,7 @@ from ..adapter.weights import LORA, lora_factors, lora_metadata
 from .headers import facts_of, lora_header
 from .kohya import model_kind
 from .narrow import narrowed
-from .pipeline import CLIP, TEXT_ENCODERS, adapted_parts, lora_name
+from .pipeline import CLIP, EXPERTS, TEXT_ENCODERS, adapted_parts, component, lora_name
 
 
 def has_lora(pipe) -> bool:
@@ -47,7 +47,8 @@ def save_lora(
 
     In fp32 it is exactly the adapter; in fp16 it has half the size and an error of about 3e-4 of the update. Ranks
     differ by layer; they are in the file's header, which diffusers reads since 0.36. `uniform` pads all factors
-    with zeros to the highest rank instead, for older ones.
+    with zeros to the highest rank instead, for older ones. That of a second transformer is in a folder of its name, for
+    `load_lora_weights(..., load_into_transformer_2=True)`.
 
     Raises:
         ValueError: diffusers has no LoRA for this pipeline, or none that can express a layer.
@@ -61,11 +62,26 @@ def save_lora(
         given = lora_metadata(own, CLIP if part in TEXT_ENCODERS else "")
         ranks |= {f"{part}.{key}": value for key, value in given.items()}
         factors[part] = {name: narrowed(A, B, PRECISIONS[precision]) for name, (A, B) in own.items()}
+    written = []
+    for part in [name for name in EXPERTS if name in factors]:
+        second = {component(pipe): factors.pop(part)}
+        own = {k.replace(part, component(pipe), 1): ranks.pop(k) for k in list(ranks) if k.startswith(f"{part}.")}
+        written.append(write_lora(pipe, second, own, Path(folder) / part, adapter_name, precision))
+    if factors:  # else only the second denoiser was asked where the concept is
+        written.insert(0, write_lora(pipe, factors, ranks, Path(folder), adapter_name, precision))
+    return written[0]
+
+
+def write_lora(
+    pipe, factors: dict[str, dict[str, tuple]], ranks: dict, folder: Path, adapter_name: str, precision: str
+) -> Path:
+    """One file of factors (part -> layer -> (A, B)) with the ranks in its header; returns it."""
     state = lora_state(pipe, factors)
-    header = lora_header(pipe, kind_of(pipe), state, {**facts_of(pipe, adapter_name), "precision": precision})
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_atomic(state, Path(folder) / LORA, {"lora_adapter_metadata": json.dumps(ranks, sort_keys=True), **header})
-    return Path(folder) / LORA
+    facts = {**facts_of(pipe, adapter_name), "precision": precision}
+    header = lora_header(pipe, kind_of(pipe), state, facts)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_atomic(state, folder / LORA, {"lora_adapter_metadata": json.dumps(ranks, sort_keys=True), **header})
+    return folder / LORA
 
 
 def kind_of(pipe) -> str | None:

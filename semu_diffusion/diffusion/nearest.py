@@ -56,7 +56,9 @@ def nearest(family: Family, concept: Concept, vocabulary: Vocabulary, gone: list
         return Nearest(None, (), (), {})
     text = text_distances(family, concept, words, vocabulary)
     looked = sorted(words, key=text.__getitem__)[:LOOKED_AT]
-    answers = answer_distances(family, concept, looked, vocabulary, config)
+    answers = dict.fromkeys(looked, 1.0)
+    if family.draws:  # else there are no states to ask it on
+        answers = answer_distances(family, concept, looked, vocabulary, config)
     alike = tuple(w for w in looked if answers[w] < SAME)
     others = [w for w in looked if w not in alike]
     rank = lambda word: others.index(word) + sorted(others, key=answers.__getitem__).index(word)  # noqa: E731

@@ -16,7 +16,10 @@ from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_a
 EMBEDDED = "pictograms"
 ASSETS = Path(__file__).parent.parent / "assets"
 CLIP = "text_model."  # LoRA files have it in the names of a CLIP's layers; models lack it since transformers 5.6
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+EXPERTS = ("transformer_2",)  # the second denoiser of those that have two
+PARTS = (*EXPERTS, *TEXT_ENCODERS)  # that may carry an adapter beside the denoiser, each in a folder of its name
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
 
 
 def model_path(model: str) -> str:
@@ -43,9 +46,9 @@ def denoiser(pipe) -> nn.Module:
 
 
 def parts(pipe) -> dict[str, nn.Module]:
-    """The models of a pipeline that may carry an adapter: the denoiser first, then its text encoders."""
-    encoders = {name: model for name in TEXT_ENCODERS if isinstance(model := getattr(pipe, name, None), nn.Module)}
-    return {component(pipe): denoiser(pipe), **encoders}
+    """The models of a pipeline that may carry an adapter: the denoiser first, then a second one, its text encoders."""
+    others = {name: model for name in PARTS if isinstance(model := getattr(pipe, name, None), nn.Module)}
+    return {component(pipe): denoiser(pipe), **others}
 
 
 def adapted_parts(pipe, adapter_name: str = "default") -> dict[str, nn.Module]:
@@ -63,7 +66,7 @@ def adapter_places(path: str | Path) -> dict[str, Path]:
     """
     path = Path(path)
     begun = lambda place: (place / WEIGHTS).exists() or (place / CONFIG).exists()  # noqa: E731
-    places = {name: path / name for name in TEXT_ENCODERS if begun(path / name)}
+    places = {name: path / name for name in PARTS if begun(path / name)}
     return places if places and not begun(path) else {"": path, **places}
 
 
@@ -111,7 +114,7 @@ def save_adapters(
         ValueError: the pipeline has no such adapter, or one that the precision (`save_adapter`) cannot hold.
     """
     adapted, folder = adapted_parts(pipe, adapter_name), Path(folder)
-    places = {component(pipe): folder, **{name: folder / name for name in TEXT_ENCODERS}}
+    places = {component(pipe): folder, **{name: folder / name for name in PARTS}}
     for name, place in places.items():
         if name in adapted:
             save_adapter(adapted[name], place, adapter_name, about, precision)

@@ -21,7 +21,7 @@ from .concepts import (
     suite_of,
 )
 from .config import EraseConfig
-from .families import Family
+from .families import Family, drawing_defaults
 from .nearest import Nearest, nearest
 
 SHOWN = 3  # first prompts that are printed
@@ -59,7 +59,7 @@ class Plan:
 def make_plan(
     family: Family, config: EraseConfig, vocabulary: Vocabulary, gone: list[str], callback: Callback
 ) -> tuple[Plan, EraseConfig]:
-    """The plan, and the config with the strength that its anchors need; said through the callback.
+    """The plan, and the config with its sampler and the strength that its anchors need; said through the callback.
 
     Args:
         gone: Concepts that an adapter below this one has erased: neither kept nor drawn instead.
@@ -67,6 +67,7 @@ def make_plan(
     Raises:
         ValueError: as `check_words`, `forget_pairs` and `check_lengths`.
     """
+    config = with_sampler(config, family)
     if not family.reads_text:
         pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
         keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
@@ -139,6 +140,13 @@ def with_settling(config: EraseConfig, concepts: tuple[Concept, ...]) -> EraseCo
     """
     longest = max(SETTLE["style" if c.kind == "style" else "other"] for c in concepts)
     return config if config.settle is not None else replace(config, settle=longest)
+
+
+def with_sampler(config: EraseConfig, family: Family) -> EraseConfig:
+    """The config with the pipeline's own sampler steps and guidance, where it names none."""
+    own, steps, guidance = drawing_defaults(family.pipe), config.sampler_steps, config.guidance
+    steps, guidance = own.erasing if steps is None else steps, own.guidance if guidance is None else guidance
+    return replace(config, sampler_steps=steps, guidance=guidance)
 
 
 def with_strength(config: EraseConfig, concrete: bool) -> EraseConfig:

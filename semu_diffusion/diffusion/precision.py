@@ -49,5 +49,10 @@ def set_scaler(accelerator: Accelerator, scale: LossScale | None) -> None:
 
 def left_out(names: list[str], targeted: int) -> str:
     """What is said of targeted layers that get no adapter."""
-    some = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-    return f"{len(names)} of {targeted} targeted layers have no forgetting gradient and stay as they are: {some}"
+    few = named_few(names)
+    return f"{len(names)} of {targeted} targeted layers have no forgetting gradient and stay as they are: {few}"
+
+
+def named_few(names: list[str]) -> str:
+    """The first of some names."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -16,7 +16,7 @@ import torch
 
 from ..adapter.sealed import load_sealed, save_sealed
 from .concepts import Pair
-from .families import Conditions, Family, join, moved, select
+from .families import Conditions, Family, Own, Spread, beside, join, moved, repeated, select
 
 FORGET, KEEP, ANCHOR, EMPTY, REMAIN = range(5)  # kinds of records
 
@@ -87,11 +87,6 @@ class Contexts:
         return rows if self.empty is None else self[[self.empty]].repeat(len(rows))
 
 
-def guided(own: torch.Tensor, empty: torch.Tensor, guidance: float) -> torch.Tensor:
-    """Classifier-free guidance; at 1 and below the prompt's own prediction, as in diffusers' pipelines."""
-    return empty + guidance * (own - empty) if guidance > 1 else own
-
-
 @torch.no_grad()
 def trajectory(
     family: Family,
@@ -112,7 +107,8 @@ def trajectory(
     Args:
         steer: True where the trajectory follows the prompt, False where it follows the anchor: once the concept is
             gone, the prompt leads through the anchor's states, so forgetting has to hold there too.
-        steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met.
+        steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met. A model
+            that was distilled to few steps is asked at the times of its pipeline's own.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
         seeds: Of each latent's first noise, as the pipeline would draw it; None and none given: of the generator.
         at_once: Most latents that go through the model together; how many does not change what is drawn.
@@ -121,24 +117,42 @@ def trajectory(
     rows, other = contexts[prompts], contexts[anchors]
     own = (rows, other, contexts.empties(rows))
     values = tuple(select(contexts.values, r) for r in own)
-    follow = torch.tensor(steer, device=device)[:, None, None, None]
-    x = torch.randn(len(rows), *family.latent_shape, generator=generator)
-    for k, seed in enumerate(seeds):
-        if seed is not None:
-            x[k] = torch.randn(family.latent_shape, generator=torch.Generator().manual_seed(seed))
-    x = x.to(device, dtype)
-    shift = torch.rand(len(rows), generator=generator)
-    times = [family.times((k + shift) / steps).to(device) for k in reversed(range(steps))]
-    records = []
-    for t, s in zip(times, [*times[1:], torch.full_like(times[0], -1)], strict=True):
-        concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)
-        record = {"x": x, "t": t, "prompt": rows, "other": other, "concept": concept, "anchor": anchor, "empty": empty}
+    follow = beside(torch.tensor(steer, device=device), torch.empty(1, *family.latent_shape, device="meta"))
+    x, generators = first_noise(family, [*seeds, *[None] * (len(rows) - len(seeds))], generator)
+    path = Own(family, steps, generators) if family.sampler.few else Spread(family, len(rows), steps, generator)
+    x, records = path.first(x.to(device, dtype)), []
+    for k in range(len(path.times)):
+        seen, t = path.seen(k, x)
+        concept, anchor, empty = predict_parts(family, seen, t, values, own, at_once)
+        record = {
+            "x": seen,
+            "t": t,
+            "prompt": rows,
+            "other": other,
+            "concept": concept,
+            "anchor": anchor,
+            "empty": empty,
+        }
         records.append({key: value.cpu() for key, value in record.items()})
         led = torch.where(follow, concept, anchor)
         if family.guided:
-            led = guided(led, empty, guidance)
-        x = family.step(x.float(), led.float(), t, s).to(dtype)
+            led = family.lead(led, empty, guidance)
+        x = path.step(k, x, led)
     return records
+
+
+def first_noise(
+    family: Family, seeds: Sequence[int | None], generator: torch.Generator
+) -> tuple[torch.Tensor, list[torch.Generator]]:
+    """Noise (B, C, H, W) as the pipeline draws it from seeds, and from the generator where there is none; and the
+    generators that each latent's sampler goes on with."""
+    x = torch.randn(len(seeds), *family.latent_shape, generator=generator)
+    fresh = torch.randint(2**31, (len(seeds),), generator=generator).tolist() if family.sampler.few else seeds
+    own = [torch.Generator().manual_seed(s if s is not None else n or 0) for s, n in zip(seeds, fresh, strict=True)]
+    for k, seed in enumerate(seeds):
+        if seed is not None:
+            x[k] = torch.randn(family.latent_shape, generator=own[k])
+    return x, own
 
 
 def predict_parts(
@@ -164,9 +178,17 @@ def predict_distinct(
     """Predictions of a batch under several contexts; those that are the same for the whole batch run once."""
     distinct = {tuple(r.tolist()): i for i, r in reversed(list(enumerate(rows)))}
     run = sorted(distinct.values())
-    parts = family.predict(x.repeat(len(run), 1, 1, 1), t.repeat(len(run)), join([contexts[i] for i in run]))
+    parts = family.predict(repeated(x, len(run)), t.repeat(len(run)), join([contexts[i] for i in run]))
     found = dict(zip(run, parts.chunk(len(run)), strict=True))
     return [found[distinct[tuple(r.tolist())]] for r in rows]
+
+
+def times_in(family: Family, k: int, steps: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Times (count,) in part k of the schedule's `steps`; the pipeline's own for a model of few steps."""
+    if family.sampler.few:
+        own = family.own_times(steps)
+        return own[k % len(own)].expand(count)
+    return family.times((k + torch.rand(count, generator=generator)) / steps)
 
 
 @torch.no_grad()
@@ -186,7 +208,7 @@ def noised_images(
     values = tuple(select(contexts.values, r) for r in own)
     records = []
     for k in range(steps):
-        t = family.times((k + torch.rand(n, generator=generator)) / steps).to(device)
+        t = times_in(family, k, steps, n, generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
         x = family.noised(latents, noise, t).to(dtype)
         concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)

@@ -10,6 +10,7 @@ from ..adapter.claims import WORK
 from ..adapter.config import erased_concepts
 from ..adapter.weights import write_atomic
 from ..callbacks import Callback
+from ..diffusion.families import family_of
 from ..diffusion.generate import draw
 from ..diffusion.pipeline import switched_off
 from ..diffusion.plain import plain
@@ -41,7 +42,7 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     if knows("pictograms", base_model, gone):
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
         write_report(folder, report, pictures, gone)
-    else:
+    elif family_of(erasure.pipe, config.train).draws:
         prompts = list(dict.fromkeys(p.prompt for p in erasure.plan.pairs))
         plain_pictures(erasure.pipe, prompts, erasure.plan.keep, folder, config.seed)
     results = json.loads((folder / "results.json").read_text())

@@ -36,7 +36,10 @@ def test_erase_writes_everything(erased, tiny_model):
     assert {p.name for p in folder.iterdir()} == {*FILES, kohya, ".semu"}
     said, results = json.loads(done.stdout), json.loads((folder / "results.json").read_text())
     assert said["output"] == str(folder) and said["training"]["steps"] == 4 and said["evaluation"] is None
-    assert results["options"] == EraseConfig(concept="cigarette", strength=0.25, settle=50, **QUICK).to_dict()
+    assert (
+        results["options"]
+        == EraseConfig(concept="cigarette", strength=0.25, settle=50, guidance=7.5, **QUICK).to_dict()
+    )
     assert results["base_model"] == str(tiny_model) and len(results["history"]) == 4
     for name in ("before_after.png", "loss.png"):
         assert Image.open(folder / name).size[0] > 100
@@ -255,4 +258,7 @@ def test_models(semu):
     status, out, _ = semu("models", "--json")
     listed = json.loads(out)
     assert status == 0 and any("UNet2DConditionModel" in title for title in listed["families"])
-    assert all(name in semu("models")[1] for name in (*listed["embedded"], *listed["families"]))
+    said = semu("models")[1]
+    assert all(name in said for name in (*listed["embedded"], *listed["families"], "tested with diffusers"))
+    assert {export for family in listed["families"].values() for export in family["exports"]} == set(listed["exports"])
+    assert not any(family["missing"] for family in listed["families"].values())

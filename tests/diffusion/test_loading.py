@@ -58,9 +58,11 @@ def test_the_family_is_known_before_a_weight_is_read(name, match, model):
 def test_every_family_is_known_by_its_index():
     from semu_diffusion.diffusion.families import takes
 
-    assert all(takes({"_class_name": kind.__name__}) for family in FAMILIES for kind in family.pipelines)
+    assert all(takes({"_class_name": name}) for family in FAMILIES for name in family.pipelines)
     assert takes({"_class_name": ["pipeline", "Mine"], "unet": ["diffusers", "UNet2DModel"]})
-    assert not takes({"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]})
+    assert not takes(
+        {"_class_name": "HunyuanVideoPipeline", "transformer": ["diffusers", "HunyuanVideoTransformer3DModel"]}
+    )
 
 
 @pytest.mark.parametrize("text, match", [
@@ -254,9 +256,9 @@ def test_what_the_hub_refuses(hub, model):
     del files["model_index.json"]
     refused("has no model_index.json, so it is no diffusers pipeline", REPO)
     index = json.loads((model / "model_index.json").read_text())
-    files["model_index.json"] = json.dumps({**index, "_class_name": "WanPipeline"}).encode()
+    files["model_index.json"] = json.dumps({**index, "_class_name": "MochiPipeline"}).encode()
     hub.requests.clear()
-    refused("is a WanPipeline, not a family that can be erased from", REPO, cache_dir=str(model.parent / "new"))
+    refused("is a MochiPipeline, not a family that can be erased from", REPO, cache_dir=str(model.parent / "new"))
 
 
 def test_a_subfolder_of_the_hub(hub, model):

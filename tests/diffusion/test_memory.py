@@ -81,7 +81,7 @@ def test_checkpointing_spares_and_is_off_again(family, foot):
 def test_the_estimate_is_near_what_the_stages_take(family_folder):
     """Each stage run as an erasure runs it, its tensors counted: within 15 % where the model's records count."""
     family = family_of(load_family(family_folder("sd1")))
-    config = EraseConfig("cigarette", **{**SHORT, "batch_size": 8}, strength=0.75)
+    config = EraseConfig("cigarette", **{**SHORT, "batch_size": 8}, strength=0.75, guidance=3.0)
     semu, plan = adapter_config(config), Batches(gradient=8, moments=8, checked=8, drawn=4)
     foot = measure(family.model, semu, probe(family, "a cat"), CPU)
     need = stages(config, plan, 0, foot)

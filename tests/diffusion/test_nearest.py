@@ -43,7 +43,7 @@ def plan_of(family, words, gone=(), **options):
 
 
 # Few steps: the distances of names and other things are far apart.
-FEW = {"sampler_steps": 2}
+FEW = {"sampler_steps": 2, "guidance": 3.0}
 
 
 def test_the_embedded_model_knows_what_is_another_name_and_what_another_thing(embedded):

@@ -47,9 +47,9 @@ def picture(pipe, **kwargs):
 def test_erase_is_the_adapter_at_that_strength(pipe, base):
     _, folder, eraser = base
     plain = load_pipeline(str(folder), "cpu")
-    without = draw(plain, ["a cat"], [0], steps=2)
+    without = draw(plain, ["a cat"], [0], steps=2, guidance=3.0)
     load_adapter(plain, eraser, scale=0.5)
-    half = draw(plain, ["a cat"], [0], steps=2)
+    half = draw(plain, ["a cat"], [0], steps=2, guidance=3.0)
     assert torch.equal(picture(pipe), without)
     torch.testing.assert_close(picture(pipe, erase={"first": 0.5}), half)
     torch.testing.assert_close(picture(pipe, erase={"first": 0.25, "second": 0.25}), half, rtol=0, atol=1e-4)

@@ -18,11 +18,12 @@ from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.adapter.layer import SemuLayer
 from semu_diffusion.adapter.weights import inject, load_adapter, save_adapter, semu_layers
 from semu_diffusion.attacks.target import Target
+from semu_diffusion.diffusion.families import guided
 from semu_diffusion.diffusion.multi_adapter import load_adapters, weights_of
 from semu_diffusion.diffusion.pipeline import load_adapter as load_onto
 from semu_diffusion.diffusion.pipeline import set_scale, switched_off
 from semu_diffusion.diffusion.plain import offloaded, plain
-from semu_diffusion.diffusion.states import Contexts, guided, trajectory
+from semu_diffusion.diffusion.states import Contexts, trajectory
 from semu_diffusion.evaluation.suites.run import EvalConfig, run_suite
 
 PROMPTS = ["a picture of a cigarette", "a dog"]

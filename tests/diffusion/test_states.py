@@ -102,7 +102,7 @@ def test_families_refuse_what_they_do_not_know(epsilon):
     try:
         epsilon.pipe.scheduler = DDIMScheduler.from_config(config, prediction_type="sample")
         with pytest.raises(ValueError, match="prediction type 'sample'"):
-            StableDiffusion(epsilon.pipe)
+            StableDiffusion(epsilon.pipe).check()
     finally:
         epsilon.pipe.scheduler = DDIMScheduler.from_config(config)
 

@@ -101,7 +101,7 @@ def test_costs_are_counted_from_the_configuration(tmp_path):
     model = scale_models.make("tiny")
     assert tiny.semu.trained == sum(p.numel() for p in scale_models.as_semu(model, 4))
     assert tiny.adapter == 4 * sum(v.numel() for k, v in model.state_dict().items() if "semu_" in k)
-    config = scaling.EraseConfig(concept="x")
+    config = scaling.EraseConfig(concept="x", sampler_steps=10)
     one, many = (scaling.run_flops(tiny, config, n, 64) for n in (1, 64))
     assert one["gradient"] == many["gradient"] and one["training"] > 10 * many["training"]
     assert scaling.moved_bytes(tiny, config, 1)["SEMU"] == 0

@@ -201,7 +201,7 @@ def test_the_hours_rest_on_docs_scaling():
     step = scaling.Step(study.STEP * study.FORWARD, 0, 0)
     full = scaling.Step(study.GRADIENT * study.FORWARD, 0, 0)
     model = scaling.Model("sd15", 0, 0, study.FORWARD, step, full, step, 0, moments=0, basis=0, sketch=0)
-    config = EraseConfig(concept="x", steps=100)
+    config = EraseConfig(concept="x", steps=100, sampler_steps=10)
     checks = scaling.run_flops(model, config, 1, 0)["training"]  # of the held-out latents, which the plan leaves out
     flops = sum(scaling.run_flops(model, config, 1, config.batch_size).values()) - checks
     assert study.erasure_passes(config) * study.FORWARD == pytest.approx(flops)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.concepts import Pair, vocabulary_of
 from semu_diffusion.diffusion.config import defaults
 from semu_diffusion.diffusion.data import BATCH, spread
@@ -16,6 +15,7 @@ from semu_diffusion.diffusion.families import family_of, moved, select
 from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
 from semu_diffusion.diffusion.pipeline import TEXT_ENCODERS, base_name, denoiser, model_path
 from semu_diffusion.diffusion.states import ANCHOR, EMPTY, FORGET, KEEP, Contexts, States, draw_records, gather
+from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
 
 ONE = defaults(concepts=1)
 STEERS = ("both", "concept", "anchor")
@@ -34,8 +34,8 @@ class Budget:
     evaluations: int = 6_000
     latents: int = ONE["latents"]
     keep_latents: int = ONE["keep_latents"]
-    sampler_steps: int = EraseConfig.sampler_steps
-    guidance: float = EraseConfig.guidance
+    sampler_steps: int = SAMPLER_STEPS
+    guidance: float = GUIDANCE
     batch_size: int = ONE["batch_size"]
 
 

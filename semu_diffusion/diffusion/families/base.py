@@ -1,20 +1,21 @@
-"""What the eraser needs of a pipeline, and the two kinds of noise schedule: epsilon/v diffusion and flow matching."""
+"""What the eraser needs of a pipeline."""
 
 from __future__ import annotations
 
+import copy
 import inspect
-import math
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from functools import cached_property
 
 import torch
-from diffusers import AutoencoderKL
 from torch import nn
 
 from ...adapter.base_layers import compute_dtype
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
 from ..devices import Stage, compute_device
-from ..pipeline import TEXT_ENCODERS, denoiser
+from ..pipeline import TEXT_ENCODERS, TOKENIZERS, denoiser
+from .sampling import Sampler, own_sampler
 
 Conditions = dict[str, torch.Tensor]  # what the prompts become for the model; row i of each tensor is prompt i
 
@@ -25,8 +26,16 @@ def select(conditions: Conditions, rows: torch.Tensor) -> Conditions:
 
 
 def join(parts: list[Conditions]) -> Conditions:
-    """Conditions one after the other."""
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    """Conditions one after the other; shorter texts are filled up with zeros, which their masks leave out."""
+    return {key: torch.cat(filled([part[key] for part in parts])) for key in parts[0]}
+
+
+def filled(values: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors (N, tokens, ...) with as many tokens as the longest has, or (N,)."""
+    if values[0].ndim < 2:
+        return values
+    longest = max(v.shape[1] for v in values)
+    return [nn.functional.pad(v, (0, 0) * (v.ndim - 2) + (0, longest - v.shape[1])) for v in values]
 
 
 def moved(conditions: Conditions, device: torch.device | str) -> Conditions:
@@ -39,17 +48,52 @@ def cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
     return {key: value.to(dtype) if value.is_floating_point() else value for key, value in conditions.items()}
 
 
+def beside(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Values (B,) as (B, 1, 1, ...), to be multiplied with latents x (B, ...)."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def repeated(x: torch.Tensor, times: int) -> torch.Tensor:
+    """Latents (B, ...) one after the other so many times."""
+    return x.repeat(times, *[1] * (x.ndim - 1))
+
+
+def empties_apart(prompts: list[str], own: Conditions, empty: Conditions) -> Conditions:
+    """Conditions of prompts, of the empty ones among them those that the pipeline makes of a negative prompt."""
+    rows = torch.tensor([bool(p) for p in prompts])
+    found = {key: filled([own[key], empty[key]]) for key in own}
+    return {key: torch.where(beside(rows.to(a.device), a), a, b) for key, (a, b) in found.items()}
+
+
+def chat_around(tokenizer, **options) -> tuple[str, str]:
+    """What a tokenizer's chat template puts before and after a user's prompt."""
+    mark = "\x00"
+    said = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False,
+                                         add_generation_prompt=True, **options)  # fmt: skip
+    return tuple(said.split(mark, 1))
+
+
+def guided(own: torch.Tensor, empty: torch.Tensor, guidance: float) -> torch.Tensor:
+    """Classifier-free guidance; at 1 and below the prompt's own prediction, as in diffusers' pipelines."""
+    return empty + guidance * (own - empty) if guidance > 1 else own
+
+
 class Family(ABC):
     """The interface between the eraser and one kind of pipeline. A new family is one file with a subclass.
 
     Subclasses name their pipelines and say how to encode prompts and how to call the model; x is always (B, C, H, W)
-    as the decoder takes it, t (B,) as the scheduler counts it. Noise schedules are in `Diffusion` and `Flow`.
+    as the decoder takes it, (B, C, frames, H, W) for video, t (B,) as the scheduler counts it. Noise schedules are in
+    `Diffusion` and `Flow`.
     """
 
-    pipelines: tuple[type, ...] = ()
+    pipelines: tuple[str, ...] = ()  # names of diffusers' classes, which older versions may lack
+    autoencoder = "AutoencoderKL"  # the full one of its pictures, in diffusers
     title = ""
+    exports: tuple[str, ...] = ("native", "diffusers", "merged")  # `--to` of `semu export`
+    guidance_name = "guidance_scale"  # of the pipeline's argument
     empty: str | None = ""  # the prompt that stands for none; None where the model knows none
     guided = True  # classifier-free guidance: trajectories need the empty prompt's prediction at each step
+    draws = True  # False where it only goes on from pictures that are given
     reads_text = True  # False where prompts are names of classes
     at_once = 64  # prompts that are encoded together
     prediction_type: str
@@ -62,7 +106,45 @@ class Family(ABC):
     @classmethod
     def matches(cls, pipe) -> bool:
         """Whether a pipeline is of this family."""
-        return isinstance(pipe, cls.pipelines)
+        return cls.has(type(pipe))
+
+    @classmethod
+    def has(cls, kind: type) -> bool:
+        """Whether a class of pipelines is of this family; by name, so that none is imported for the question."""
+        return any(base.__name__ in cls.pipelines for base in kind.__mro__)
+
+    @abstractmethod
+    def check(self) -> None:
+        """ValueError where the pipeline's schedule or model does not fit."""
+
+    # ---------------------------------------------------------------------------------------- sampling
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The pipeline's own steps and guidance."""
+        return own_sampler(self.pipe, self.guidance_name)
+
+    def asked(self, prompts: list[str], guidance: float) -> dict:
+        """How the pipeline is called for pictures of prompts, by keyword."""
+        return {"prompt": prompts, self.guidance_name: guidance}
+
+    def pictures(self, drawn) -> torch.Tensor:
+        """The pictures (N, 3, H, W) of what the pipeline returned."""
+        return drawn.images
+
+    def lead(self, own: torch.Tensor, empty: torch.Tensor, guidance: float) -> torch.Tensor:
+        """The prediction that a step follows: the prompt's, led away from the empty one's as the pipeline does it."""
+        return guided(own, empty, guidance)
+
+    def set_times(self, scheduler, steps: int) -> None:
+        """Sets a scheduler's times as the pipeline does."""
+        scheduler.set_timesteps(steps)
+
+    def own_times(self, steps: int) -> torch.Tensor:
+        """The times of the pipeline's own steps, (steps,)."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        self.set_times(scheduler, steps)
+        return scheduler.timesteps
 
     # ----------------------------------------------------------------------------------------- prompts
 
@@ -102,18 +184,32 @@ class Family(ABC):
 
     def read(self, prompts: list[str]) -> list[str | None]:
         """What is read of those prompts that are longer than the model takes; None for all others."""
-        named = [getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-        reach = {id(t): self.reach(t) for t in named if t is not None}
-        tokenizer = max((t for t in named if t is not None), key=lambda t: reach[id(t)])
-        length, found = reach[id(tokenizer)], []
+        named = [getattr(self.pipe, name, None) for name in TOKENIZERS]
+        named = [getattr(t, "tokenizer", t) for t in named if t is not None]  # a processor has one inside
+        reach = {id(t): self.reach(t) for t in named}
+        tokenizer = max(named, key=lambda t: reach[id(t)])
+        length, found, (before, after) = reach[id(tokenizer)], [], self.around(tokenizer)
+        first = len(tokenizer(before, add_special_tokens=False).input_ids) if before else 0
         for prompt in prompts:
-            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
-            found.append(tokenizer.decode(ids[: length - 1], skip_special_tokens=True) if len(ids) > length else None)
+            ids = tokenizer(f"{before}{self.converted(prompt, tokenizer)}{after}", truncation=False, verbose=False)
+            ids = ids.input_ids
+            read = tokenizer.decode(ids[first : length - 1], skip_special_tokens=True)
+            found.append(read if len(ids) > length else None)
         return found
+
+    def converted(self, prompt: str, tokenizer) -> str:
+        """The prompt with the words of textual inversions as all the tokens that they stand for."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", None)
+        return convert(prompt, tokenizer) if convert else prompt
+
+    def around(self, tokenizer) -> tuple[str, str]:
+        """What the pipeline puts before and after each prompt."""
+        return "", ""
 
     def reach(self, tokenizer) -> int:
         """How many tokens of a prompt are read, the special ones among them."""
-        most = inspect.signature(self.pipe.encode_prompt).parameters.get("max_sequence_length")
+        called, encoded = (inspect.signature(f).parameters for f in (type(self.pipe).__call__, self.pipe.encode_prompt))
+        most = called.get("max_sequence_length", encoded.get("max_sequence_length"))
         clip = "CLIP" in type(tokenizer).__name__
         return tokenizer.model_max_length if clip or most is None else min(tokenizer.model_max_length, most.default)
 
@@ -150,8 +246,10 @@ class Family(ABC):
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Latents (N, C, H, W) of images (N, 3, H, W) in [0, 1]."""
         vae = self.pipe.vae
-        if not hasattr(vae.config, "scaling_factor") or not isinstance(vae, AutoencoderKL):
-            raise ValueError(f"pictures need the model's full autoencoder, AutoencoderKL; this is {type(vae).__name__}")
+        if not any(kind.__name__ == self.autoencoder for kind in type(vae).__mro__):
+            raise ValueError(
+                f"pictures need the model's full autoencoder, {self.autoencoder}; this is {type(vae).__name__}"
+            )
         with self.stage.awake(vae) if self.stage else nullcontext():
             return self.encode_pictures(vae, images)
 
@@ -169,6 +267,11 @@ class Family(ABC):
         Args:
             model: The denoiser, possibly wrapped by accelerate; its configuration is that of `self.model`.
         """
+
+    @property
+    def members(self) -> dict[str, nn.Module]:
+        """The models that carry the adapter, by what the names of their layers begin with; mostly one."""
+        return {"": self.model}
 
     def predict(self, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """`call` of the pipeline's own denoiser."""
@@ -191,88 +294,3 @@ class Family(ABC):
     @abstractmethod
     def truth(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the model was trained to predict at that x_t."""
-
-
-class Diffusion(Family):
-    """Variance-preserving diffusion, x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, epsilon or v prediction."""
-
-    def __init__(self, pipe):
-        super().__init__(pipe)
-        self.prediction_type = pipe.scheduler.config.get("prediction_type")
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise ValueError(f"cannot erase from a model with prediction type {self.prediction_type!r}")
-        if not hasattr(pipe.scheduler, "alphas_cumprod"):
-            raise ValueError(f"cannot erase with {type(pipe.scheduler).__name__}: it has no alphas_cumprod; use DDIM")
-        self.alphas = pipe.scheduler.alphas_cumprod  # (1000,)
-
-    def times(self, u: torch.Tensor) -> torch.Tensor:
-        """Whole numbers in [0, 1000)."""
-        return (u * len(self.alphas)).long()
-
-    def step(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """DDIM (arXiv 2010.02502, eq. 12)."""
-        alphas = self.alphas.to(x.device)
-        one = torch.ones((), device=x.device)
-        now = alphas[t][:, None, None, None]
-        then = torch.where(s >= 0, alphas[s.clamp_min(0)], one)[:, None, None, None]
-        if self.prediction_type == "epsilon":
-            eps = prediction
-            clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
-        else:
-            eps = now.sqrt() * prediction + (1 - now).sqrt() * x
-            clean = now.sqrt() * x - (1 - now).sqrt() * prediction
-        return then.sqrt() * clean + (1 - then).sqrt() * eps
-
-    def noised(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        now = self.alphas.to(clean.device)[t][:, None, None, None]
-        return now.sqrt() * clean + (1 - now).sqrt() * noise
-
-    def truth(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if self.prediction_type == "epsilon":
-            return noise
-        now = self.alphas.to(clean.device)[t][:, None, None, None]
-        return now.sqrt() * noise - (1 - now).sqrt() * clean
-
-
-class Flow(Family):
-    """Rectified flow (arXiv 2209.03003): x_t = (1 - sigma) x_0 + sigma noise, v = noise - x_0, t = 1000 sigma."""
-
-    prediction_type = "flow"
-    at_once = 8  # with hundreds of T5 tokens each
-
-    def __init__(self, pipe):
-        super().__init__(pipe)
-        scheduler = pipe.scheduler
-        if "FlowMatch" not in type(scheduler).__name__:
-            raise ValueError(f"cannot erase with {type(scheduler).__name__}: {type(pipe).__name__} needs flow matching")
-        self.span = scheduler.config.num_train_timesteps  # t at sigma = 1
-
-    @property
-    def shift(self) -> float:
-        """How far the sampler's sigmas are moved to the noisy side; some schedulers take more on larger pictures."""
-        config = self.pipe.scheduler.config
-        if not config.get("use_dynamic_shifting"):
-            return config.get("shift", 1.0)
-        _, height, width = self.latent_shape
-        tokens, least, most = (height // 2) * (width // 2), config.base_image_seq_len, config.max_image_seq_len
-        mu = config.base_shift + (config.max_shift - config.base_shift) * (tokens - least) / (most - least)
-        return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-
-    def times(self, u: torch.Tensor) -> torch.Tensor:
-        """Numbers in [0, 1000), shifted as the sampler's."""
-        return self.span * self.shift * u / (1 + (self.shift - 1) * u)
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """Noise levels (B, 1, 1, 1) of times (B,)."""
-        return (t.clamp_min(0) / self.span)[:, None, None, None]
-
-    def step(self, x: torch.Tensor, prediction: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """Euler."""
-        return x + (self.sigma(s) - self.sigma(t)) * prediction
-
-    def noised(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        sigma = self.sigma(t)
-        return (1 - sigma) * clean + sigma * noise
-
-    def truth(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return noise - clean

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
-from diffusers import DDIMPipeline, DDPMPipeline, UNet2DModel
+from diffusers import UNet2DModel
 from torch import nn
 
 from ..concepts import COMMON, Pair, Vocabulary, vocabulary_of
 from ..pipeline import base_name, model_path
-from .base import Conditions, Diffusion, join, select
+from .base import Conditions, guided, join, select
+from .sampling import Sampler
+from .schedules import Diffusion
 
 
 class ClassConditional(Diffusion):
@@ -22,9 +25,10 @@ class ClassConditional(Diffusion):
     (arXiv 2207.12598) leads away from it.
     """
 
-    pipelines = (DDPMPipeline, DDIMPipeline)
+    pipelines = ("DDPMPipeline", "DDIMPipeline")
     reads_text = False
     title = "class-conditional DDPM/DDIM (UNet2DModel with class labels)"
+    exports = ("native", "merged")
     guided = False  # unless there is a class that stands for none
     empty = None
 
@@ -40,10 +44,15 @@ class ClassConditional(Diffusion):
         if len(self.names) < self.count:
             self.empty, self.guided = "", True
 
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Of `draw`."""
+        return Sampler(50, 3.0 if self.guided else 1.0)
+
     @classmethod
     def matches(cls, pipe) -> bool:
         """Any pipeline around a UNet2DModel: diffusers' own two do not pass on labels, so there are custom ones."""
-        return isinstance(pipe, cls.pipelines) or isinstance(getattr(pipe, "unet", None), UNet2DModel)
+        return super().matches(pipe) or isinstance(getattr(pipe, "unet", None), UNet2DModel)
 
     # ----------------------------------------------------------------------------------------- prompts
 
@@ -124,7 +133,7 @@ class ClassConditional(Diffusion):
         """Pictures (N, C, H, W) in [0, 1] by DDIM, for lack of a `__call__` that takes labels.
 
         Args:
-            guidance: Classifier-free, where the model knows a class that stands for none; 1 is without.
+            guidance: Classifier-free, where the model knows a class that stands for none; up to 1 is without.
         """
         conditions, pictures = self.encode(prompts), []
         for rows in torch.arange(len(prompts)).split(batch_size):
@@ -142,9 +151,9 @@ class ClassConditional(Diffusion):
 
     def guide(self, x: torch.Tensor, t: torch.Tensor, conditions: Conditions, guidance: float) -> torch.Tensor:
         """The prediction (B, C, H, W), float32, led away from that of no class."""
-        if not self.guided or guidance == 1:
+        if not self.guided or guidance <= 1:
             return self.predict(x, t, conditions).float()
         nothing = self.encode([self.empty] * len(x))
         both = self.predict(x.repeat(2, 1, 1, 1), t.repeat(2), join([conditions, nothing])).float()
         own, empty = both.chunk(2)
-        return empty + guidance * (own - empty)
+        return guided(own, empty, guidance)

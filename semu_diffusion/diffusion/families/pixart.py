@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline
 from torch import nn
 
-from .base import Conditions, Diffusion
+from .base import Conditions
+from .schedules import Diffusion
 
 
 class PixArt(Diffusion):
@@ -15,8 +15,9 @@ class PixArt(Diffusion):
     Conditions: text (N, tokens, width), mask (N, tokens).
     """
 
-    pipelines = (PixArtAlphaPipeline, PixArtSigmaPipeline)
+    pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     title = "PixArt-alpha/Sigma (PixArtTransformer2DModel, epsilon prediction)"
+    exports = ("native", "kohya", "merged")
     at_once = 8
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:

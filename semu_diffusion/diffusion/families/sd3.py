@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from diffusers import StableDiffusion3Pipeline
 from torch import nn
 
-from .base import Conditions, Flow
+from .base import Conditions
+from .schedules import Flow
 
 
 class StableDiffusion3(Flow):
@@ -15,8 +15,9 @@ class StableDiffusion3(Flow):
     Conditions: text (N, tokens, width), pooled (N, both CLIP widths).
     """
 
-    pipelines = (StableDiffusion3Pipeline,)
+    pipelines = ("StableDiffusion3Pipeline",)
     title = "Stable Diffusion 3/3.5 (SD3Transformer2DModel, flow matching)"
+    spaced = False
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         text, _, pooled, _ = self.pipe.encode_prompt(

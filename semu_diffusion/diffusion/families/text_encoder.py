@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .base import Conditions
+from .base import Conditions, moved
 from .stable_diffusion import StableDiffusion
 
 
@@ -27,14 +27,16 @@ class TextEncoder(StableDiffusion):
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         tokenizer = self.pipe.tokenizer
         length = tokenizer.model_max_length
+        prompts = self.pipe.maybe_convert_prompt(prompts, tokenizer)  # words of textual inversions
         ids = tokenizer(
             prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids
-        return {"ids": ids.to(self.device)}
+        return {"ids": ids.to(self.device), **moved(self.guidance_input(len(prompts), guidance), self.device)}
 
     def text_states(self, prompts: list[str]) -> torch.Tensor:
         with torch.no_grad():
             return self.model(self.encode(prompts)["ids"])[0]
 
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        return self.unet(x, t, model(conditions["ids"])[0]).sample
+        text = {"text": model(conditions["ids"])[0], **conditions}
+        return super().call(self.unet, x, t, text)

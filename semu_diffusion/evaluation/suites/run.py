@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import COMMON, name_of
 from ...diffusion.devices import execution_device
+from ...diffusion.families import sampler_of
 from ...diffusion.pipeline import switched_off
 from ...diffusion.plain import plain
 from ...inputs.pictures import list_pictures, read_picture
@@ -42,8 +43,8 @@ class EvalConfig:
     clip: str | None = None
     seeds: int = 1
     limit: int | None = None
-    steps: int = 50
-    guidance: float = 7.5
+    steps: int | None = None  # the pipeline's own, 50 at 7.5 for Stable Diffusion 1 and 2
+    guidance: float | None = None
     batch_size: int = 8
     threshold: float = THRESHOLD
     classes: list[str] = field(default_factory=lambda: list(EXPOSED))
@@ -51,7 +52,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
             raise ValueError(f"unknown suite {self.suite!r}; known: pictograms, {', '.join(SUITES)}")
-        if min(self.seeds, self.steps, self.batch_size, 1 if self.limit is None else self.limit) < 1:
+        if min(self.seeds, self.batch_size, *(n for n in (self.steps, self.limit) if n is not None)) < 1:
             raise ValueError("seeds, steps, batch-size and limit must be at least 1")
         check_protocol(self.classes, self.threshold)
 
@@ -148,6 +149,13 @@ def lpips_of(config: EvalConfig):
         raise
 
 
+def with_sampler(config: EvalConfig, pipe) -> EvalConfig:
+    """The config with the pipeline's own steps and guidance, where it names none."""
+    own, steps, guidance = sampler_of(pipe), config.steps, config.guidance
+    steps, guidance = own.steps if steps is None else steps, own.guidance if guidance is None else guidance
+    return replace(config, steps=steps, guidance=guidance)
+
+
 def run_suite(
     pipe, config: EvalConfig, folder: Path, adapter: dict, callback: Callback | None = None
 ) -> tuple[dict, dict[str, list[dict]]]:
@@ -161,6 +169,7 @@ def run_suite(
     Raises:
         ValueError: as `EvalConfig`, `shots_of`, `judges_of`; the folder holds pictures made in another way.
     """
+    config = with_sampler(config, pipe)
     callback, shots = callback or Callback(), shots_of(config, pipe)
     notes = SUITES[config.suite].notes(config, pipe)
     for note in notes:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
-from .base import Conditions, Diffusion
+from .base import Conditions, moved
+from .stable_diffusion import UNet
 
 
-class StableDiffusionXL(Diffusion):
+class StableDiffusionXL(UNet):
     """Two CLIP text encoders; sizes and crop as further conditions.
 
-    Conditions: text (N, tokens, both widths), pooled (N, width of the second encoder), time_ids (N, 6).
+    Conditions: text (N, tokens, both widths), pooled (N, width of the second encoder), time_ids (N, 6), and guidance
+    (N, width) where the model takes it.
     """
 
-    pipelines = (StableDiffusionXLPipeline,)
+    pipelines = ("StableDiffusionXLPipeline",)
     title = "Stable Diffusion XL (UNet2DConditionModel, two text encoders)"
+    exports = ("native", "diffusers", "kohya", "merged", "single-file")
 
     def encode_part(self, prompts: list[str], guidance: float) -> Conditions:
         text, _, pooled, _ = self.pipe.encode_prompt(prompt=prompts, do_classifier_free_guidance=False)
@@ -25,8 +27,10 @@ class StableDiffusionXL(Diffusion):
             text, pooled = text * filled[:, None, None], pooled * filled[:, None]
         height, width = self.image_size
         ids = torch.tensor([height, width, 0, 0, height, width], dtype=text.dtype, device=text.device)
-        return {"text": text, "pooled": pooled, "time_ids": ids.repeat(len(prompts), 1)}
+        own = moved(self.guidance_input(len(prompts), guidance), text.device)
+        return {"text": text, "pooled": pooled, "time_ids": ids.repeat(len(prompts), 1), **own}
 
     def call(self, model: nn.Module, x: torch.Tensor, t: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         added = {"text_embeds": conditions["pooled"], "time_ids": conditions["time_ids"]}
-        return model(x, t, conditions["text"], added_cond_kwargs=added).sample
+        own = {"timestep_cond": conditions.get("guidance"), "added_cond_kwargs": added}
+        return model(x, t, conditions["text"], **own).sample
