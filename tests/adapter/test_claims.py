@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from shell import held_by_another
 
 from semu_diffusion.adapter.claims import (
     MARKER,
@@ -22,22 +21,12 @@ from semu_diffusion.adapter.claims import (
 from semu_diffusion.adapter.config import without_paths
 from semu_diffusion.adapter.sealed import load_sealed, save_sealed
 
-HOLD = """
-import sys, time
-from semu_diffusion.adapter.claims import claimed
-with claimed(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
 
 def test_a_second_process_is_refused_and_a_killed_one_lets_go(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "out"], stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
+    with held_by_another(tmp_path / "out"):
         with pytest.raises(ValueError, match="another run is writing into .*out; wait"), claimed(tmp_path / "out"):
             pass
         assert (tmp_path / "out" / MARKER).exists()  # the refused one took nothing away
-        other.kill()
     with claimed(tmp_path / "out"):
         (tmp_path / "out" / "a").write_text("mine")
     assert entries(tmp_path / "out") == ["a"] and is_ours(tmp_path / "out")

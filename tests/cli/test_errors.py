@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from safetensors import SafetensorError
-from shell import ENVIRONMENT, MAIN
+from shell import ENVIRONMENT, FORK, MAIN, call_semu
 
 from semu_diffusion.cli import entry
 from semu_diffusion.messages import SYSTEM, message_of
@@ -110,7 +110,7 @@ def run(*arguments, options=(), **environment):
 def test_python_without_docstrings_is_refused():
     done = run("models", options=["-OO"])
     assert done.returncode == 2 and done.stderr.startswith("semu: python -OO takes away docstrings")
-    assert run("models", options=["-O"]).returncode == 0
+    assert run("app", "--help", options=["-O"]).returncode == 0
 
 
 def test_an_stdout_of_ascii(tmp_path):
@@ -123,21 +123,34 @@ def test_an_stdout_of_ascii(tmp_path):
     assert done.returncode == 0 and "?pfel" in done.stdout and done.stderr == ""
 
 
+def speak(out: int, errors, arguments) -> None:
+    """The entry point with stdout on a file descriptor of its own."""
+    sys.stdout, sys.stderr = os.fdopen(out, "w"), errors.open("w", buffering=1)
+    os._exit(call_semu(*arguments))
+
+
+def said_to(out: int, errors, *arguments) -> tuple[int, str]:
+    """Exit status and stderr of the entry point in a copy of this process, which then alone has that stdout."""
+    process = FORK.Process(target=speak, args=(out, errors, arguments))
+    process.start()
+    os.close(out)
+    process.join(60)
+    return process.exitcode, errors.read_text()
+
+
 def test_a_reader_that_has_gone_gets_all_pictures(tiny_model, tmp_path):
     words = ["generate", "--model", tiny_model, "--prompt", "a", "--count", "3", "--steps", "1", "--quiet"]
-    command = [sys.executable, "-c", MAIN, *words, "--output", tmp_path / "out"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
-        process.stdout.close()
-        said = process.stderr.read().decode()
+    reader, out = os.pipe()
+    os.close(reader)
+    status, said = said_to(out, tmp_path / "err", *words, "--output", tmp_path / "out")
     assert len([*(tmp_path / "out").iterdir()]) == 3 and "Traceback" not in said and "BrokenPipe" not in said
+    assert status == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_an_stdout_that_is_full():
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", MAIN, "models"], stdout=full, stderr=subprocess.PIPE, text=True,
-                              env=ENVIRONMENT)  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith("semu: the disk is full") and done.stderr.count("\n") == 1
+def test_an_stdout_that_is_full(tmp_path):
+    status, said = said_to(os.open("/dev/full", os.O_WRONLY), tmp_path / "err", "models")
+    assert status == 2 and said.startswith("semu: the disk is full") and said.count("\n") == 1
 
 
 def works(pipe):

@@ -6,14 +6,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from shell import ENVIRONMENT, call_semu
+from shell import call_semu, held_by_another
 from tiny import QUICK, flags
 
 from semu_diffusion.adapter.claims import LEFT
@@ -172,16 +170,12 @@ def test_damaged_states_are_drawn_again(begun, whole, tiny_model, semu):
 
 
 def test_two_runs_into_one_folder(begun, tiny_model, semu):
-    hold = "import sys, time\nfrom semu_diffusion.adapter.claims import claimed\n"
-    hold += "with claimed(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
     folder = begun["cigarette"]
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    with subprocess.Popen([sys.executable, "-c", hold, folder], stdout=subprocess.PIPE, env=ENVIRONMENT) as other:
-        assert other.stdout.readline() == b"held\n"
+    with held_by_another(folder):
         for way in ("--overwrite", "--resume"):
             status, out, err = semu(*arguments(tiny_model, folder, "--no-evaluate", way))
             assert status == 2 and "another run is writing into" in err and len(err.splitlines()) == 1
-        other.kill()
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert semu(*arguments(tiny_model, folder, "--no-evaluate", "--resume"))[0] == 0
 
@@ -215,6 +209,7 @@ def test_a_run_killed_before_it_began_is_no_run(tiny_model, tmp_path, semu):
 def test_an_evaluation_says_that_it_is_done_after_its_charts(tmp_path, monkeypatch, semu):
     """Stopped while it writes its report it is not finished, and the same command goes on."""
     from semu_diffusion.cli import evaluate
+    from semu_diffusion.evaluation import measure
     from semu_diffusion.evaluation.drawing import MADE_BY
 
     def runs(pipe, concepts, *_, folder, **__):
@@ -225,18 +220,17 @@ def test_an_evaluation_says_that_it_is_done_after_its_charts(tmp_path, monkeypat
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    suite = "semu_diffusion.evaluation.suites.pictograms"
     monkeypatch.setattr(evaluate, "open_adapted", lambda run: (None, tmp_path, None))
-    monkeypatch.setattr(evaluate, "recorded", lambda *_: {})
-    monkeypatch.setattr("semu_diffusion.evaluation.results.adapter_facts", lambda *_: {})
-    monkeypatch.setattr(f"{suite}.run_pictograms", runs)
+    monkeypatch.setattr(measure, "adapter_facts", lambda *_: {})
+    monkeypatch.setattr(measure.Measured, "recorded", lambda self: {})
+    monkeypatch.setattr(measure, "run_pictograms", runs)
     words = ["eval", "adapter", "--concept", "cigarette", "--output", tmp_path / "out", "--quiet"]
     with monkeypatch.context() as patch:
-        patch.setattr(f"{suite}.write_report", stop)
+        patch.setattr(measure, "write_report", stop)
         status, _, err = semu(*words)
     assert (status, err) == (130, "semu: interrupted; the same command goes on\n")
     assert not (tmp_path / "out" / "evaluation.json").exists()
-    monkeypatch.setattr(f"{suite}.write_report", lambda *_: None)
+    monkeypatch.setattr(measure, "write_report", lambda *_: None)
     assert semu(*words)[0] == 0 and (tmp_path / "out" / "evaluation.json").is_file()
     assert "--overwrite" in semu(*words)[2]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from shell import ENVIRONMENT, MAIN, call_semu
+from shell import ENVIRONMENT, FORK, MAIN, call_semu
 from tiny import QUICK, flags, interrupted, quick
 
 import semu_diffusion
@@ -255,13 +255,15 @@ def killed(tiny_model, tmp_path_factory):
     output = tmp_path_factory.mktemp("killed") / "out"
     options = {**QUICK, "steps": 60, "save_every": 2, "model": tiny_model}
     arguments = ["erase", "--concept", "cigarette", "--no-evaluate", "--quiet", *flags(**options)]
-    process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments, "--output", str(output)], env=ENVIRONMENT)
+    process = FORK.Process(target=call_semu, args=(*arguments, "--output", output))
+    process.start()
     checkpoint = output / ".work" / "checkpoint.safetensors"
     limit = time.time() + 600
-    while not checkpoint.exists() and process.poll() is None and time.time() < limit:
+    while not checkpoint.exists() and process.is_alive() and time.time() < limit:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and checkpoint.exists()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and checkpoint.exists()
     return output, arguments, options
 
 

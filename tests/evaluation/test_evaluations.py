@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from shell import ENVIRONMENT, MAIN, call_semu
+from shell import call_semu, call_semu_together
 from tiny import QUICK
 from tiny_clip import build_clip
 from torch import nn
@@ -101,12 +100,7 @@ def test_the_table(scores, desk, tiny_model, tmp_path, semu):
 
 
 def test_two_processes_draw_and_score_the_same(scores, desk, tiny_model, tmp_path):
-    script = tmp_path / "semu.py"
-    script.write_text(MAIN)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    command = [*launch, *map(str, arguments(desk, tiny_model, tmp_path / "two"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
+    assert call_semu_together(2, *arguments(desk, tiny_model, tmp_path / "two")) == [0, 0]
     assert files(tmp_path / "two") == files(scores)
     one, two = (json.loads((folder / "evaluation.json").read_text()) for folder in (scores, tmp_path / "two"))
     assert one == two
