@@ -92,7 +92,8 @@ def shrink(
         total += Shrunk((len(old.R), len(new.R)), (size(old), size(new, dtype)), distance(old, new), inner(old, old))
         if energy < 1 or dtype != torch.float32:
             layer.set_basis(adapter_name, new.U, new.V, new.R)
-    config = model.peft_config[adapter_name]
-    config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(model, adapter_name).items()}
-    config.target_modules = list(config.ranks)
+    for part in model.modules():  # the model itself, or those that it consists of
+        if config := getattr(part, "peft_config", {}).get(adapter_name):
+            config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(part, adapter_name).items()}
+            config.target_modules = list(config.ranks)
     return total

@@ -115,7 +115,7 @@ class EraseConfig:
     save_every: int = option(50, "Training steps between checkpoints.")
     # file
     compress: float = option(
-        0.8, "Share of each layer's effect on the concept's inputs that is written, after training; 1 for all of it."
+        0.9, "Share of each layer's effect on the concept's inputs that is written, after training; 1 for all of it."
     )
     precision: str = option("fp16", f"What files hold U and V in: {', '.join(PRECISIONS)}.")
 

@@ -7,7 +7,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +17,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..adapter import SemuConfig
-from ..adapter.base_layers import full_precision
 from ..adapter.claims import BEGUN, WORK, check_output, check_space, claimed, read_json
 from ..adapter.config import erased_concepts
 from ..adapter.gradients import LossScale
 from ..adapter.model import find_layers
-from ..adapter.moments import Root, second_moments
-from ..adapter.shrink import Shrunk, shrink
-from ..adapter.subspace import Basis, Roots, find_bases, install_bases, without_basis
+from ..adapter.shrink import shrink
+from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
 from ..adapter.weights import beyond_lora, inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
@@ -46,6 +43,7 @@ from .precision import left_out, loss_scale, make_accelerator, named_few
 from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
+from .truncation import make_small
 
 OUTPUTS = 5  # files as large as the adapter: two checkpoints for a moment, then itself, its LoRA and its kohya file
 
@@ -180,7 +178,8 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
     progress = train(family, config, states, accelerator, work, callback, scale, batches)
     freeze(family)
     facts = measure(family, bases, progress)
-    small = make_small(Trainer(family, config, states, accelerator, Path("."), scale, batches), callback)
+    trained = Trainer(family, config, states, accelerator, Path("."), scale, batches)
+    small = make_small(trained, adapter_config(config), callback)
     family.stage.end(pipe)
     fits = {"memory": batches.words} if batches.words else {}
     erasure.config, erasure.progress, erasure.plan = config, progress, planned
@@ -323,31 +322,6 @@ def train(
         progress = trainer.train(report)
     accelerator.end_training()
     return progress
-
-
-def make_small(trainer: Trainer, callback: Callback) -> Shrunk:
-    """The trained adapter as its files hold it, so that what is measured from here on is what is shipped."""
-    config, model = trainer.config, trainer.family.model
-    callback.stage("truncation")
-    with full_precision(trainer.accelerator.device):
-        small = shrink(model, config.compress, config.precision, root=roots_of_concept(trainer))
-    callback.note(f"written: {config.compress:.0%} of what each layer does, in {config.precision}: {small.words()}")
-    return small
-
-
-def roots_of_concept(trainer: Trainer) -> Callable[[str], Root | None]:
-    """The metric in which an update is truncated: layer -> root of the moments of its inputs on the concept's records.
-
-    These are the inputs that the adapted model sees. None, the plain norm, outside of the remain geometry, as moments
-    may not fit there, and where nothing is to be truncated.
-    """
-    config, model, semu = trainer.config, trainer.family.model, adapter_config(trainer.config)
-    if config.compress == 1 or config.geometry != "remain":
-        return lambda name: None
-    semu.ranks = model.peft_config["default"].ranks
-    C = second_moments(model, semu, trainer.forgotten_forward(model), on_host=trainer.batches.on_host)
-    roots = Roots(C, semu.damping)
-    return lambda name: roots(name, trainer.accelerator.device)
 
 
 def freeze(family) -> None:

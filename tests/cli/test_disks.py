@@ -40,6 +40,7 @@ def desk(tiny_model, tmp_path_factory):
     pipe = load_pipeline(str(tiny_model), "cpu")
     put_on(pipe.unet)
     save_adapters(pipe, folder / "adapter", {"concept": ["cigarette"], "base_model": str(tiny_model)})
+    save_adapters(pipe, folder / "other", {"concept": ["dog"], "base_model": str(tiny_model)})
     build_clip(folder / "clip")
     (folder / "prompts.csv").write_text("prompt,label\na cigarette,cigarette\na dog,dog\na cat,cat\n")
     return folder
@@ -55,7 +56,7 @@ def commands(desk, tiny_model):
         "erase": lambda out: ["erase", "--concept", "cigarette", *base, "--quiet", *flags(**QUICK), "--output", out],
         "generate": lambda out: ["generate", adapter, *base, "--prompt", "a", "--steps", 1, "-q", "--output", out],
         "eval": lambda out: ["eval", adapter, *base, *suite, "--output", out],
-        "merge": lambda out: ["merge", adapter, adapter, *base, "--output", out],
+        "merge": lambda out: ["merge", adapter, desk / "other", *base, "--output", out],
         "attack": lambda out: ["attack", adapter, "--concept", "cigarette", "--quiet", "--output", out],
         "classify": lambda out: ["classify", *forget, "--output", out],
     }

@@ -82,7 +82,7 @@ def mutate_tensors(rng, tensors, config):
             config["ranks"][layer] = r
             for part in "URV":
                 name = f"{PREFIX}{layer}.semu_{part}"
-                if name in tensors:
+                if name in tensors and tensors[name].ndim:
                     tensors[name] = torch.randn(r if part == "R" else len(tensors[name]), r)
             continue
         tensors[key] = value

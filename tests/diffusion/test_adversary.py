@@ -20,6 +20,7 @@ ROUND = {
     "batch_size": 4,
     "steps": 20,
     "stop_at": -9.0,
+    "compress": 1.0,
     "adversarial": 1,
 }
 
