@@ -41,6 +41,11 @@ def test_figures_are_those_of_the_results_files():
     assert natural + f"{total['base']['natural']:.1f} %)" in words
     least = min(row["neighbours"] for row in rows if row.get("neighbours") is not None)
     assert f"stay at {total['erased']['neighbours']:.1f} % (at the least {least:.1f}, for" in words
+    whole = {row["concept"]: row["erased"] for row in all_["rows"]}
+    again = json.loads((results / "pictograms_truncated.json").read_text())["rows"]
+    assert len(again) == 8 and "the first eight were made again" in words
+    for row in again:
+        assert all(round(row["erased"][k] - whole[row["concept"]][k], 1) == 0 for k in ("UA", "IRA", "CRA"))
     stacked, together = many["summary"]["table"]["stack"]["16"], joint["summary"]["table"]["joint"]["16"]
     lost = f"forget {stacked['UA']:.1f} % but ruin the other objects (IRA {stacked['IRA_change']:.1f} points"
     (row,) = joint["rows"]

@@ -8,6 +8,7 @@ on: what all the adapters at once do there, and what their fusion does.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -26,6 +27,8 @@ from .plain import plain
 from .scene import Given, Scene
 
 LAMBDA = 0.1  # weight of what must stay, against that of all concepts together
+# What PEFT says of several adapters, which are wanted here and gone afterwards.
+SEVERAL = "Already found a `peft_config`|Adapter .* was active which is now deleted"
 MOST = 2.0  # times an adapter's strength, to make up for what least squares leaves undone
 
 
@@ -72,15 +75,25 @@ def put_on(pipe, adapters: Sequence[Mapping[str, Mapping[str, Update]]], prefix:
     """Adapters on the pipeline, all off, under names that are theirs for the time of the block."""
     names, models = [f"{prefix}-{k}" for k in range(len(adapters))], parts(pipe)
     try:
-        for name, by_part in zip(names, adapters):
-            for part, updates in by_part.items():
-                put_adapter(models[part], SemuConfig(), {k: u._asdict() for k, u in updates.items()}, name)
+        with quiet():
+            for name, by_part in zip(names, adapters):
+                for part, updates in by_part.items():
+                    put_adapter(models[part], SemuConfig(), {k: u._asdict() for k, u in updates.items()}, name)
         set_weights(pipe, {})
         yield names
     finally:
-        for model in models.values():
-            for name in {*names} & {*(getattr(model, "peft_config", None) or {})}:
-                remove(model, name)
+        with quiet():
+            for model in models.values():
+                for name in {*names} & {*(getattr(model, "peft_config", None) or {})}:
+                    remove(model, name)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what PEFT says of several adapters."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", SEVERAL, UserWarning)
+        yield
 
 
 def gathered(scene: Scene, adapters: Sequence[Given], names: Sequence[str], callback: Callback) -> dict[str, Fusion]:

@@ -82,5 +82,5 @@ def fusion_chart(fusion: dict, path: str | Path) -> Path:
     ax.set_ylabel("% of an adapter's effect", color=INK)
     ax.legend(frameon=False, fontsize=9)
     _plain(ax, "y")
-    fig.suptitle("What is done that each adapter alone does not do, by where", fontsize=11, color=INK)
+    fig.suptitle("Done beside what each alone does", fontsize=11, color=INK)
     return save(fig, path)
