@@ -41,7 +41,7 @@ def own_device(device: str | None) -> str | None:
 def source_of(pipe) -> dict[str, str]:
     """What a model's pictures depend on beside prompt and seed: where it is from, its type, its sampler."""
     name = base_name(pipe)
-    embedded = bool(name) and Path(name).resolve() == Path(model_path(EMBEDDED)).resolve()
+    embedded = bool(name) and Path(model_path(name)).resolve() == Path(model_path(EMBEDDED)).resolve()
     name = EMBEDDED if embedded else name
     return {"model": name, "dtype": str(pipe.dtype), "sampler": type(pipe.scheduler).__name__}
 

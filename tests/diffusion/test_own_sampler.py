@@ -174,3 +174,12 @@ def test_draw_takes_the_pipelines_own_guidance(family_folder, monkeypatch):
     monkeypatch.setattr(type(pipe), "__call__", watch)
     draw(pipe, ["a cat"], [0], steps=1)
     assert seen["guidance_scale"] == 7.0 and seen["num_inference_steps"] == 1 and seen["prompt"] == ["a cat"]
+
+
+def test_the_embedded_model_is_known_by_its_name_and_by_its_folder(assets):
+    """The shell names it, a pipeline that was loaded by hand has its folder."""
+    pipe = load_pipeline("pictograms", "cpu")
+    for name in ("pictograms", str(assets)):
+        pipe.name_or_path = name
+        own = drawing_defaults(pipe)
+        assert (own.erasing, own.guidance) == (10, 3.0), name

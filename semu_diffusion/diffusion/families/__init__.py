@@ -102,7 +102,7 @@ def sampler_of(pipe) -> Sampler:
 def drawing_defaults(pipe) -> Sampler:
     """`sampler_of`; of the embedded model what its card says."""
     name = base_name(pipe)
-    if name and Path(name).resolve() == Path(model_path(EMBEDDED)).resolve():
+    if name and Path(model_path(name)).resolve() == Path(model_path(EMBEDDED)).resolve():
         return Sampler(20, 3.0)
     return sampler_of(pipe)
 
