@@ -180,6 +180,6 @@ def test_the_embedded_model_is_known_by_its_name_and_by_its_folder(assets):
     """The shell names it, a pipeline that was loaded by hand has its folder."""
     pipe = load_pipeline("pictograms", "cpu")
     for name in ("pictograms", str(assets)):
-        pipe.name_or_path = name
+        pipe.register_to_config(_name_or_path=name)
         own = drawing_defaults(pipe)
         assert (own.erasing, own.guidance) == (10, 3.0), name
