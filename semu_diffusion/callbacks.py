@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .adapter.subspace import Basis
+    from .diffusion.config import EraseConfig
+    from .diffusion.plan import Plan
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,6 +23,9 @@ class Callback:
 
     def advance(self, count: int = 1) -> None:
         """Part of it is done."""
+
+    def planned(self, plan: Plan, config: EraseConfig) -> None:
+        """It is known what is trained on, and with which choices."""
 
     def ranks(self, bases: dict[str, Basis]) -> None:
         """The bases are known."""

@@ -217,30 +217,27 @@ def kontext(folder: Path):
     return diffusers.FluxKontextPipeline(**parts)
 
 
-def lcm(folder: Path):
+def stable_diffusion(kind: type, folder: Path, scheduler, **unet):
+    """A pipeline of the first Stable Diffusion's parts, its UNet with these choices."""
     words = tokenizer(folder / "words")
-    unet = diffusers.UNet2DConditionModel(
+    model = diffusers.UNet2DConditionModel(
         sample_size=SIZE, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=32, attention_head_dim=8,
-        norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), time_cond_proj_dim=16,
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **unet,
     )  # fmt: skip
-    return diffusers.LatentConsistencyModelPipeline(
-        vae=vae(), text_encoder=text_encoder(len(words)).eval(), tokenizer=words, unet=unet, safety_checker=None,
-        scheduler=diffusers.LCMScheduler(), feature_extractor=None, requires_safety_checker=False,
+    return kind(
+        vae=vae(), text_encoder=text_encoder(len(words)).eval(), tokenizer=words, unet=model, safety_checker=None,
+        scheduler=scheduler, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
+
+
+def lcm(folder: Path):
+    kind = diffusers.LatentConsistencyModelPipeline
+    return stable_diffusion(kind, folder, diffusers.LCMScheduler(), time_cond_proj_dim=16)
 
 
 def inpainting(folder: Path):
-    words = tokenizer(folder / "words")
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=SIZE, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=32, attention_head_dim=8,
-        norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), in_channels=9,
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    return diffusers.StableDiffusionInpaintPipeline(
-        vae=vae(), text_encoder=text_encoder(len(words)).eval(), tokenizer=words, unet=unet, safety_checker=None,
-        scheduler=diffusion(), feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+    return stable_diffusion(diffusers.StableDiffusionInpaintPipeline, folder, diffusion(), in_channels=9)
 
 
 def inpainting_xl(folder: Path):

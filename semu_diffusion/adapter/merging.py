@@ -14,14 +14,14 @@ from torch import nn
 from .config import SemuConfig
 from .switch import remove
 from .updates import Update, compress, cosine, inner, norm
-from .weights import put_adapter, semu_layers
+from .weights import put_adapter, semu_layers, update_of
 
 
 def updates_of(model: nn.Module, adapter_name: str = "default") -> dict[str, Update]:
     """The adapter of a model by layer, R at its present strength."""
     found = {}
     for name, layer in semu_layers(model, adapter_name).items():
-        U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
+        U, R, V = update_of(layer, adapter_name)
         found[name] = Update(U, layer.scaling[adapter_name] * R, V)
     return found
 

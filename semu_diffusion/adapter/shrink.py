@@ -10,7 +10,7 @@ from torch import nn
 
 from .moments import Root
 from .updates import PRECISIONS, Update, check_energy, check_precision, compress, inner, rounded
-from .weights import semu_layers
+from .weights import semu_layers, update_of
 
 
 @dataclass
@@ -83,8 +83,7 @@ def shrink(
     check_precision(precision)
     total, dtype = Shrunk(), PRECISIONS[precision]
     for name, layer in semu_layers(model, adapter_name).items():
-        old = Update(*(getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV"))
-        new = old
+        old = new = update_of(layer, adapter_name)
         if energy < 1:
             basis, core = compress(*old, energy, root(name))
             new = Update(basis.U, core, basis.V)

@@ -17,7 +17,7 @@ from .config import SemuConfig, listed, without_paths
 from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name
 from .model import find_layers
-from .updates import PRECISIONS, check_precision, rounded
+from .updates import PRECISIONS, Update, check_precision, rounded
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -34,12 +34,16 @@ def semu_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Se
     return {name: layer for name, layer in found if layer.r.get(adapter_name)}
 
 
+def update_of(layer: SemuLayer, adapter_name: str = "default") -> Update:
+    """U, R and V of an adapter in a layer, at full strength."""
+    return Update(*(getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV"))
+
+
 def adapter_state(model: nn.Module, adapter_name: str = "default", precision: str = "fp32") -> dict[str, torch.Tensor]:
     """The adapter's tensors under the names that PEFT, transformers and `load_adapter` read; see `save_adapter`."""
     state = {}
     for name, layer in semu_layers(model, adapter_name).items():
-        U, R, V = (getattr(layer, f"semu_{part}")[adapter_name].detach() for part in "URV")
-        narrow = rounded(U, R, V, PRECISIONS[precision], name)
+        narrow = rounded(*update_of(layer, adapter_name), PRECISIONS[precision], name)
         state |= {f"{PREFIX}{name}.semu_{part}": tensor for part, tensor in narrow._asdict().items()}
     return state
 

@@ -102,15 +102,12 @@ class Desk:
         Raises:
             ValueError: as `load_adapter`; the pipeline is then without them.
         """
-        from ..adapter.switch import remove
         from ..diffusion.multi_adapter import load_adapters, set_weights
-        from ..diffusion.pipeline import parts
+        from ..diffusion.pipeline import remove_adapter
 
         wanted = {worn.key: worn for worn in adapters}
         for name in [name for name in self.worn if name not in wanted]:
-            for model in parts(self.pipe).values():
-                if name in (getattr(model, "peft_config", None) or {}):
-                    remove(model, name)
+            remove_adapter(self.pipe, name)
             del self.worn[name]
         fresh = {name: worn.place for name, worn in wanted.items() if name not in self.worn}
         self.worn |= load_adapters(self.pipe, fresh)

@@ -117,18 +117,15 @@ class Erase(Job):
 
     def run(self, desk: Desk, callback: Teller) -> dict:
         from ..adapter.claims import claimed
-        from ..adapter.switch import remove
         from ..diffusion.config import EraseConfig
         from ..diffusion.erasure import run_erasure
-        from ..diffusion.pipeline import parts
+        from ..diffusion.pipeline import remove_adapter
         from ..evaluation.finish import finish
 
         config = EraseConfig(**self.options)
-        plan, fitted = planned(desk, self.model, config, callback)
-        callback.show(plan=plan_facts(plan, fitted, callback.told.notes))
-        callback.told.notes, callback.told.stages = [], []  # they come again
-        prompts = list(dict.fromkeys([plan.pairs[0].prompt, *plan.keep]))[:2]
-        preview = Preview(callback, desk.pipe, prompts, config)
+        preview = Preview(callback, desk.pipeline(self.model, callback), config)
+        desk.wear()
+        callback.told.stages = []
         try:
             with claimed(self.folder):
                 erasure = run_erasure(
@@ -136,9 +133,7 @@ class Erase(Job):
                 )
                 preview.draw()
                 report = finish(erasure, self.model.name, callback) if self.evaluate else None
-            for model in parts(desk.pipe).values():
-                if "default" in (getattr(model, "peft_config", None) or {}):
-                    remove(model, "default")
+            remove_adapter(desk.pipe)
         except BaseException:
             desk.clear()  # what was injected is not taken off again
             raise
@@ -149,16 +144,16 @@ class Erase(Job):
 class Preview(Callback):
     """Passes on where an erasure is, and draws two prompts while it trains, in a tenth of its time at most."""
 
-    def __init__(self, callback: Teller, pipe, prompts: list[str], config):
-        self.callback, self.pipe, self.prompts, self.config = callback, pipe, prompts, config
-        self.before, self.due, self.planned = None, 0.0, callback.told.plan["notes"]
-        self.advance = callback.advance
+    def __init__(self, callback: Teller, pipe, config):
+        self.callback, self.pipe, self.config = callback, pipe, config
+        self.before, self.due, self.prompts = None, 0.0, []
+        self.advance, self.note, self.warn = callback.advance, callback.note, callback.warn
 
-    def note(self, text: str) -> None:
-        if text not in self.planned and not text.startswith("erasing "):  # what the plan has said
-            self.callback.note(text)
-
-    warn = note
+    def planned(self, plan, config) -> None:
+        """The plan is shown, with what was noted of it."""
+        self.prompts = list(dict.fromkeys([plan.pairs[0].prompt, *plan.keep]))[:2]
+        told, self.callback.told.notes = self.callback.told.notes, []
+        self.callback.show(plan=plan_facts(plan, config, told))
 
     def stage(self, name: str, total: int = 0) -> None:
         self.callback.stage(name, total)

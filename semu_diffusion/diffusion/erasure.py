@@ -157,6 +157,7 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
         planned, config = broadcast_object_list([*make_plan(family, config, vocabulary, before, callback)])
+        callback.planned(planned, config)
         with accelerator.autocast():
             config, batches = fitted(family, config, planned.pairs[0].prompt, room)
         if batches.words:

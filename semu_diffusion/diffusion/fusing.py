@@ -16,13 +16,12 @@ import torch
 from ..adapter.base_layers import full_precision
 from ..adapter.config import SemuConfig
 from ..adapter.fusion import Fusion
-from ..adapter.switch import remove
 from ..adapter.updates import Update
 from ..adapter.weights import put_adapter
 from ..callbacks import Callback
 from .families import family_of
 from .multi_adapter import set_weights
-from .pipeline import parts
+from .pipeline import parts, remove_adapter
 from .plain import plain
 from .scene import Given, Scene
 
@@ -83,9 +82,8 @@ def put_on(pipe, adapters: Sequence[Mapping[str, Mapping[str, Update]]], prefix:
         yield names
     finally:
         with quiet():
-            for model in models.values():
-                for name in {*names} & {*(getattr(model, "peft_config", None) or {})}:
-                    remove(model, name)
+            for name in names:
+                remove_adapter(pipe, name)
 
 
 @contextlib.contextmanager

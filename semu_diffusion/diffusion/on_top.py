@@ -8,10 +8,10 @@ from torch import nn
 
 from ..adapter.config import SemuConfig, erased_concepts
 from ..adapter.merging import combine_adapters, replace_adapters, updates_of
-from ..adapter.switch import remove, set_strengths
+from ..adapter.switch import set_strengths
 from ..adapter.weights import semu_layers
 from .multi_adapter import load_adapters
-from .pipeline import parts
+from .pipeline import parts, remove_adapter
 
 BEFORE = "before"  # the adapter that a new erasure stands on
 
@@ -52,6 +52,4 @@ def join_before(pipe, adapter_name: str = "default") -> None:
 
 def leave_before(pipe) -> None:
     """Takes the adapter that was stood on off again, where an erasure could not begin."""
-    for model in parts(pipe).values():
-        if BEFORE in (getattr(model, "peft_config", None) or {}):
-            remove(model, BEFORE)
+    remove_adapter(pipe, BEFORE)

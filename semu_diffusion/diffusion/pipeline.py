@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..adapter.config import SemuConfig
-from ..adapter.switch import all_off, set_strength, switch
+from ..adapter.switch import all_off, remove, set_strength, switch
 from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_adapter, semu_layers
 
 EMBEDDED = "pictograms"
@@ -25,6 +25,11 @@ TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
 def model_path(model: str) -> str:
     """The folder of an embedded model's name; anything else as it is."""
     return str(ASSETS / model) if model == EMBEDDED else model
+
+
+def is_embedded(model: str) -> bool:
+    """Whether this is the embedded model, by its name or by its folder."""
+    return bool(model) and Path(model_path(model)).resolve() == Path(model_path(EMBEDDED)).resolve()
 
 
 def base_name(pipe) -> str:
@@ -122,6 +127,13 @@ def save_adapters(
             for file in (WEIGHTS, CONFIG):
                 (place / file).unlink(missing_ok=True)
     return folder
+
+
+def remove_adapter(pipe, adapter_name: str = "default") -> None:
+    """Takes an adapter off every part of the pipeline that carries it."""
+    for model in parts(pipe).values():
+        if adapter_name in (getattr(model, "peft_config", None) or {}):
+            remove(model, adapter_name)
 
 
 def set_scale(pipe, scale: float, adapter_name: str = "default") -> None:

@@ -87,6 +87,22 @@ class Contexts:
         return rows if self.empty is None else self[[self.empty]].repeat(len(rows))
 
 
+class Asked:
+    """What a model is asked at records: prompts, their anchors and the empty prompt, by row and as conditions."""
+
+    def __init__(self, family: Family, contexts: Contexts, prompts: list[str], anchors: list[str], at_once: int | None):
+        self.family, self.at_once = family, at_once
+        self.prompts, self.anchors = contexts[prompts], contexts[anchors]
+        self.rows = (self.prompts, self.anchors, contexts.empties(self.prompts))
+        self.values = tuple(select(contexts.values, r) for r in self.rows)
+
+    def record(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Latents x (B, C, H, W) at times t (B,) with the three predictions."""
+        parts = predict_parts(self.family, x, t, self.values, self.rows, self.at_once)
+        answers = dict(zip(("concept", "anchor", "empty"), parts, strict=True))
+        return {"x": x, "t": t, "prompt": self.prompts, "other": self.anchors, **answers}
+
+
 @torch.no_grad()
 def trajectory(
     family: Family,
@@ -114,29 +130,17 @@ def trajectory(
         at_once: Most latents that go through the model together; how many does not change what is drawn.
     """
     device, dtype = family.device, family.dtype
-    rows, other = contexts[prompts], contexts[anchors]
-    own = (rows, other, contexts.empties(rows))
-    values = tuple(select(contexts.values, r) for r in own)
+    asked = Asked(family, contexts, prompts, anchors, at_once)
     follow = beside(torch.tensor(steer, device=device), torch.empty(1, *family.latent_shape, device="meta"))
-    x, generators = first_noise(family, [*seeds, *[None] * (len(rows) - len(seeds))], generator)
-    path = Own(family, steps, generators) if family.sampler.few else Spread(family, len(rows), steps, generator)
+    x, generators = first_noise(family, [*seeds, *[None] * (len(prompts) - len(seeds))], generator)
+    path = Own(family, steps, generators) if family.sampler.few else Spread(family, len(prompts), steps, generator)
     x, records = path.first(x.to(device, dtype)), []
     for k in range(len(path.times)):
-        seen, t = path.seen(k, x)
-        concept, anchor, empty = predict_parts(family, seen, t, values, own, at_once)
-        record = {
-            "x": seen,
-            "t": t,
-            "prompt": rows,
-            "other": other,
-            "concept": concept,
-            "anchor": anchor,
-            "empty": empty,
-        }
+        record = asked.record(*path.seen(k, x))
         records.append({key: value.cpu() for key, value in record.items()})
-        led = torch.where(follow, concept, anchor)
+        led = torch.where(follow, record["concept"], record["anchor"])
         if family.guided:
-            led = family.lead(led, empty, guidance)
+            led = family.lead(led, record["empty"], guidance)
         x = path.step(k, x, led)
     return records
 
@@ -203,28 +207,13 @@ def noised_images(
 ) -> list[dict[str, torch.Tensor]]:
     """The same records from given pictures, a pair each: latents (N, C, H, W) noised to `steps` random times each."""
     device, dtype, n = family.device, family.dtype, len(latents)
-    rows, other = contexts[[p.prompt for p in pairs]], contexts[[p.anchor for p in pairs]]
-    own = (rows, other, contexts.empties(rows))
-    values = tuple(select(contexts.values, r) for r in own)
+    asked = Asked(family, contexts, [p.prompt for p in pairs], [p.anchor for p in pairs], at_once)
     records = []
     for k in range(steps):
         t = times_in(family, k, steps, n, generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
         x = family.noised(latents, noise, t).to(dtype)
-        concept, anchor, empty = predict_parts(family, x, t, values, own, at_once)
-        truth = family.truth(latents, noise, t)
-        records.append(
-            {
-                "x": x,
-                "t": t,
-                "prompt": rows,
-                "other": other,
-                "concept": concept,
-                "anchor": anchor,
-                "empty": empty,
-                "truth": truth,
-            }
-        )
+        records.append({**asked.record(x, t), "truth": family.truth(latents, noise, t)})
     return records
 
 

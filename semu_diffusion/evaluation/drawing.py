@@ -16,7 +16,7 @@ from ..adapter.weights import write_atomic
 from ..callbacks import Callback
 from ..diffusion.families import family_of
 from ..diffusion.generate import draw
-from ..diffusion.pipeline import EMBEDDED, base_name, model_path
+from ..diffusion.pipeline import EMBEDDED, base_name, is_embedded
 from .pictures import is_whole, write_picture
 from .prompts import Shot
 
@@ -41,8 +41,7 @@ def own_device(device: str | None) -> str | None:
 def source_of(pipe) -> dict[str, str]:
     """What a model's pictures depend on beside prompt and seed: where it is from, its type, its sampler."""
     name = base_name(pipe)
-    embedded = bool(name) and Path(model_path(name)).resolve() == Path(model_path(EMBEDDED)).resolve()
-    name = EMBEDDED if embedded else name
+    name = EMBEDDED if is_embedded(name) else name
     return {"model": name, "dtype": str(pipe.dtype), "sampler": type(pipe.scheduler).__name__}
 
 

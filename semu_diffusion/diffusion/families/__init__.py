@@ -1,8 +1,6 @@
 """Kinds of pipelines that can be erased from, one file each."""
 
-from pathlib import Path
-
-from ..pipeline import EMBEDDED, base_name, model_path
+from ..pipeline import base_name, is_embedded
 from ..whole import check_whole
 from .aura_flow import AuraFlow
 from .base import Conditions, Family, beside, guided, join, moved, repeated, select
@@ -101,10 +99,7 @@ def sampler_of(pipe) -> Sampler:
 
 def drawing_defaults(pipe) -> Sampler:
     """`sampler_of`; of the embedded model what its card says."""
-    name = base_name(pipe)
-    if name and Path(model_path(name)).resolve() == Path(model_path(EMBEDDED)).resolve():
-        return Sampler(20, 3.0)
-    return sampler_of(pipe)
+    return Sampler(20, 3.0) if is_embedded(base_name(pipe)) else sampler_of(pipe)
 
 
 def checked(family: Family) -> Family:

@@ -9,7 +9,7 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.generate import draw
-from ...diffusion.pipeline import EMBEDDED, model_path, switched_off
+from ...diffusion.pipeline import EMBEDDED, is_embedded, switched_off
 from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
@@ -93,7 +93,7 @@ def run_pictograms(
 
 def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
     """Whether a suite can judge these concepts on this model."""
-    if suite != "pictograms" or Path(model_path(pipe_path)).resolve() != ASSETS.resolve():
+    if suite != "pictograms" or not is_embedded(pipe_path):
         return False
     try:
         split([name_of(c) for c in concepts])
