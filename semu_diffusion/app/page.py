@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..lazy import uncollected
 from .desk import Model
 from .sessions import Visits
 
@@ -33,7 +34,8 @@ def library():
     """Gradio, which tells nobody that it is used. ValueError where it is not installed."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        import gradio
+        with uncollected():
+            import gradio
     except ImportError as error:
         raise ValueError(f"the page needs Gradio ({error}): pip install 'semu-diffusion[app]'") from None
     return gradio
@@ -174,6 +176,6 @@ def warm(model: Model) -> None:
     from .jobs import follow
     from .works import Draw
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, uncollected():
         for _ in follow(Draw(Path(folder) / "stop", model, Request("a picture", steps=1))):
             pass
