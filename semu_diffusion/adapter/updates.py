@@ -98,7 +98,7 @@ def rounded(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, dtype: torch.dtyp
     """U and V in a narrower type. R stays as it is: it is small, and its values may span more than fp16 does.
 
     Powers of two move from columns of U and V into R: norms are near 1, which every type can hold; in int8 the largest
-    value is between 64 and 127, so a column of 1000 numbers is off by 1 %. What is stored is multiplied as it is.
+    value is between 64 and 127, so a column of 1000 numbers is off by 1 to 2 %. What is stored is multiplied as it is.
 
     Raises:
         ValueError: values that are too large all the same.
