@@ -79,7 +79,8 @@ def erase(
     """
     from ..adapter.claims import WORK, claimed
     from ..diffusion.erasure import prepare_folder, run_erasure
-    from ..diffusion.loading import default_device
+    from ..diffusion.loading import check_device
+    from ..diffusion.processes import check_processes
     from ..diffusion.recipes import recipe_of
     from ..evaluation.finish import finish
 
@@ -91,6 +92,7 @@ def erase(
         settings = recipe.config(**given)
     else:
         settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
+    check_processes(settings, loading)
     if first and not resume:
         output_folder(output, overwrite)
     elif first and not output.is_dir():
@@ -102,9 +104,9 @@ def erase(
         with display(quiet or not first) as callback:
             if recipe:
                 settings = for_family(recipe, pipe, given, callback)
-            place = device or default_device()
+            place = str(check_device(device))
             erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, place, keep_work=evaluate)
-            report = finish(erasure, model, callback) if evaluate and first else None
+            report = finish(erasure, model, callback) if evaluate else None
     if not first:
         return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}
