@@ -279,13 +279,17 @@ def make_bases(
     """The bases from all forget records, of which each process sums up its share."""
     callback.stage("gradient and SVD")
     trainer = Trainer(family, config, states, accelerator, Path("."), scale, batches)
-    model, semu = family.model, adapter_config(config, family)
+    model, semu, ranks = family.model, adapter_config(config, family), family.ranks
+    left = [len(r) - len(ranks.whole(r)) for r in (trainer.forget_records, trainer.kept_records)]
+    if any(left):
+        callback.note(f"left out, so that all {ranks.count} processes have as many: {left[0]} records of the gradient, "
+                      f"{left[1]} of the moments")  # fmt: skip
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
         model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch,
-        scale=scale, on_host=trainer.batches.on_host, ranks=family.ranks,
+        scale=scale, on_host=trainer.batches.on_host, ranks=ranks,
     )  # fmt: skip
     callback.ranks(bases)
     if semu.exclude_modules:

@@ -120,5 +120,6 @@ def shard(family, accelerator: Accelerator) -> None:
     present = {type(module).__name__ for module in model.modules()}
     plugin.transformer_cls_names_to_wrap = [name for name in names if name in present]
     plugin.mixed_precision_policy = None
+    plugin.cpu_ram_efficient_loading = False  # each process has read its weights already
     accelerator.state.fsdp_plugin = plugin
     fsdp2_prepare_model(accelerator, model).set_reshard_after_forward(True)  # the rest beside the units, too

@@ -66,7 +66,7 @@ class Trainer:
         check_parts(config, self.ranks)
         order = states.of_kind(FORGET)
         order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(config.seed))]
-        held = len(self.ranks.whole(order[: min(HELD_OUT, len(order) // 4)]))
+        held = min(HELD_OUT, len(order) // 4)
         self.held_out, self.forget = order[:held], order[held:]
         kept = [(KEEP, 0.7), (EMPTY, 0.15), (ANCHOR, 0.15)] if config.keep_weight else []
         kept += [(REMAIN, 1.0)] if config.beta else []
@@ -108,7 +108,7 @@ class Trainer:
 
     def forgetting_gradient(self, model: nn.Module) -> Callable[[], None]:
         """A closure that back-propagates the forgetting loss over this process's share of the forget records."""
-        records = self.forget_records
+        records = self.ranks.whole(self.forget_records)
 
         def backward() -> None:
             for index in parts_of(self.ranks.own(records), self.batches.gradient):
@@ -121,7 +121,7 @@ class Trainer:
     @property
     def forget_records(self) -> torch.Tensor:
         """The records of the forgetting gradient, of all processes."""
-        return self.ranks.whole(self.forget[: self.config.gradient_records])  # in random order since __init__
+        return self.forget[: self.config.gradient_records]  # in random order since __init__
 
     @property
     def kept_records(self) -> torch.Tensor:
@@ -130,11 +130,11 @@ class Trainer:
         kinds = [self.states.of_kind(kind) for kind in (KEEP, EMPTY)]
         keep, empty = (index[torch.randperm(len(index), generator=generator)] for index in kinds)
         prompted = count - min(count // 4, len(empty))
-        return self.ranks.whole(torch.cat([keep[:prompted], empty[: count - prompted]]))
+        return torch.cat([keep[:prompted], empty[: count - prompted]])
 
     def kept_forward(self, model: nn.Module) -> Callable[[], None]:
         """A closure that runs the model on this process's share of what must stay, for the remain geometry."""
-        own = self.ranks.own(self.kept_records)
+        own = self.ranks.own(self.ranks.whole(self.kept_records))
         return lambda: [self.predict(model, index) for index in parts_of(own, self.batches.moments)]
 
     def forgotten_forward(self, model: nn.Module) -> Callable[[], None]:
@@ -146,7 +146,7 @@ class Trainer:
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
         way, shifts = torch.zeros(2, dtype=torch.float64), self.adversary.spread(len(self.held_out))
-        own = (parts_of(self.ranks.own(v), self.batches.checked) for v in (self.held_out, shifts))
+        own = (parts_of(self.ranks.own(self.ranks.whole(v)), self.batches.checked) for v in (self.held_out, shifts))
         for index, shift in zip(*own, strict=True):
             concept = self.states.concept[index].to(self.accelerator.device)
             way += torch.tensor(
