@@ -82,6 +82,7 @@ def erase(
     from ..diffusion.loading import check_device
     from ..diffusion.processes import check_processes
     from ..diffusion.recipes import recipe_of
+    from ..evaluation.drawing import team
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
@@ -107,6 +108,7 @@ def erase(
             place = str(check_device(device))
             erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, place, keep_work=evaluate)
             report = finish(erasure, model, callback) if evaluate else None
+            team().destroy_process_group()
     if not first:
         return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}

@@ -217,7 +217,7 @@ class Trainer:
                 group["lr"] = lr * self.rate(progress)
             row = self.step(model, prepared, progress.step)
             progress.step += 1
-            if progress.step % CHECK_EVERY == 0 and len(self.held_out):
+            if progress.step % CHECK_EVERY == 0 and len(self.ranks.whole(self.held_out)):
                 row["left"] = self.share_left(self.family.model)
             progress.history.append(row)
             if self.attack_due(progress):
