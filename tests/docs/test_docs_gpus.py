@@ -80,7 +80,7 @@ def test_the_slurm_script_is_a_script_and_its_line_is_accelerates(here):
     line = re.search(r"^srun bash -c '(.*)'$", SLURM, re.MULTILINE)[1]
     spoken = f'export SLURM_NNODES=2 SLURM_NODEID=1 MAIN_IP=10.0.0.7; for word in {line}; do echo "$word"; done'
     words = subprocess.run(["bash", "-c", spoken], capture_output=True, text=True, check=True).stdout.splitlines()
-    args = launched(shlex.join(["semu" if not word else word for word in words]))
+    args = launched(shlex.join([word or "semu" for word in words]))
     assert (args.num_processes, args.num_machines, args.machine_rank) == (2 * int(asked["gpus-per-node"]), 2, 1)
     assert args.main_process_ip == "10.0.0.7" and args.training_script_args[0] == "erase"
 
