@@ -14,21 +14,29 @@ from semu_diffusion.adapter.ranks import ALONE, Ranks
 from semu_diffusion.adapter.subspace import find_bases
 
 
-def in_two(folder, work):
-    """What `work(ranks)` returns in each of two processes."""
+def in_three(folder, work):
+    """What `work(ranks)` returns in one process that is alone, and in each of two that work together.
+
+    All are forked before this one does anything in threads: a fork inherits the locks of MKL as they are.
+    """
 
     def run(index):
-        distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=index, world_size=2)
-        torch.save(work(Ranks(index, 2)), folder / f"{index}.pt")
-        distributed.barrier()
+        ranks = Ranks(index, 2) if index < 2 else ALONE
+        if ranks.count > 1:
+            distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=index, world_size=2)
+        torch.save(work(ranks), folder / f"{index}.pt")
+        if ranks.count > 1:
+            distributed.barrier()
         sys.exit(0)
 
-    both = [FORK.Process(target=run, args=(index,)) for index in range(2)]
-    for process in both:
+    processes = [FORK.Process(target=run, args=(index,)) for index in range(3)]
+    for process in processes:
         process.start()
-    for process in both:
+    for process in processes:
         process.join(60)
-    return [torch.load(folder / f"{index}.pt", weights_only=False) for index in range(2)]
+        process.kill()
+    first, second, one = [torch.load(folder / f"{index}.pt", weights_only=False) for index in range(3)]
+    return one, [first, second]
 
 
 def test_rows_are_shared_out_and_come_back_in_their_order(tmp_path):
@@ -44,7 +52,7 @@ def test_rows_are_shared_out_and_come_back_in_their_order(tmp_path):
         said = ranks.each(ranks.index), ranks.first(f"from {ranks.index}"), ranks.named([str(ranks.index)])
         return rows, total, parts, sent, said
 
-    for rows, total, parts, sent, said in in_two(tmp_path, work):
+    for rows, total, parts, sent, said in in_three(tmp_path, work)[1]:
         assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(rows, tables, strict=True))
         assert total.tolist() == [2, 1] and sent.tolist() == [3, 3]
         assert parts[0].tolist() == [0.5] and parts[1].tolist() == [[1, 1], [1, 1]]
@@ -83,7 +91,7 @@ def test_bases_of_two_processes_are_those_of_one(tmp_path, options):
         backward = lambda: [model(x).square().mean().backward() for x in own]  # noqa: E731
         return find_bases(model, config, backward, lambda: [model(x + 1) for x in own], ranks=ranks, **options)
 
-    one, both = work(ALONE), in_two(tmp_path, work)
+    one, both = in_three(tmp_path, work)
     assert all(list(found) == list(one) == ["0", "2"] for found in both)
     for name, basis in one.items():
         for found in both:
@@ -106,7 +114,7 @@ def test_a_process_without_records_of_a_layer_adds_nothing(tmp_path):
         moments = second_moments(model, SemuConfig(), lambda: [model[k](x[k]) for k in own], ranks=ranks)
         return moments, find_bases(model, SemuConfig(max_rank=2), backward, ranks=ranks)
 
-    (moments, one), both = work(ALONE), in_two(tmp_path, work)
+    (moments, one), both = in_three(tmp_path, work)
     for found, bases in both:
         assert all(torch.allclose(found[name], moments[name]) for name in ("0", "1"))
         assert list(bases) == ["0", "1"] and all(torch.allclose(bases[k].S, one[k].S, atol=1e-5) for k in one)
@@ -129,9 +137,9 @@ def test_where_one_gradient_overflows_all_begin_again(tmp_path):
             return seen, str(error)
         return seen, None
 
-    assert in_two(tmp_path, work) == [([256.0, 16.0, 1.0], None)] * 2
+    assert in_three(tmp_path, work) == (([256.0], None), [([256.0, 16.0, 1.0], None)] * 2)
     (tmp_path / "again").mkdir()
-    for seen, error in in_two(tmp_path / "again", lambda ranks: work(ranks, 0.0)):
+    for seen, error in in_three(tmp_path / "again", lambda ranks: work(ranks, 0.0))[1]:
         assert seen == [256.0, 16.0, 1.0] and "not finite" in error
 
 

@@ -13,7 +13,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from pages import PAGES, blocks, files
 
 from semu_diffusion import EraseConfig
-from semu_diffusion.cli.app import app
+from semu_diffusion.cli.app import make_app
 from semu_diffusion.diffusion.processes import check_processes, wants_sharding
 
 PAGE = PAGES["docs/gpus.md"]
@@ -57,7 +57,7 @@ def test_accelerate_reads_the_lines(line, here, monkeypatch):
     assert not load_config_from_file(f"{name}.yaml").use_cpu
     assert (args.num_processes, args.num_machines, bool(args.use_fsdp)) == (processes, machines, sharded)
     assert args.training_script == "semu" and bool(args.multi_gpu) == (processes > 1 and not sharded)
-    command = typer.main.get_command(app).commands["erase"]
+    command = typer.main.get_command(make_app()).commands["erase"]
     options = command.make_context("erase", list(args.training_script_args[1:])).params
     assert options["concept"] == ["cigarette"] and str(options["output"]) == "no-cigarette"
     if processes > 1:
