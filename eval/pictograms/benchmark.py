@@ -25,16 +25,13 @@ from .jobs import (
     REPORTED,
     VALIDATION,
     Job,
-    beyond,
     choose,
     fingerprint,
-    first_settings,
     harmonic,
     key_of,
     report_jobs,
     run_job,
     search_jobs,
-    second_settings,
     write,
 )
 
@@ -104,17 +101,13 @@ def run_all(
             take(future.result())
 
 
-def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> dict[str, dict]:
-    """The chosen setting of each method, after all rounds of the search; some take over another's."""
+def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> tuple[dict, dict]:
+    """The chosen setting of each method, and that with its other prompts, after the search; some take another's."""
     source, validation = {m: METHODS[m].like or m for m in methods}, list(VALIDATION)
-    tried = {m: first_settings(m) for m in dict.fromkeys(source.values())}
-    best = lambda m: choose(rows, m, tried[m], validation)  # noqa: E731
-    run(search_jobs(tried, validation))
-    for further in (beyond, second_settings):
-        more = {m: further(m, best(m)) for m in tried}
-        run(search_jobs(more, validation))
-        tried = {m: tried[m] + more[m] for m in tried}
-    return {m: {**best(source[m]), **METHODS[m].more} for m in methods}
+    run(search_jobs(list(dict.fromkeys(source.values())), validation))
+    best = {m: choose(rows, own, validation) for m, own in source.items()}
+    chosen = {m: {**own[0], **METHODS[m].more} for m, own in best.items()}
+    return chosen, {m: own[1] for m, own in best.items() if len(own) > 1}
 
 
 def line(row: dict) -> str:
@@ -132,6 +125,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     free = [c for c in CONCEPTS if c not in VALIDATION]
     parser.add_argument("--concept", action="append", choices=free, metavar="C", help="report only this (repeatable)")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this one (repeatable)")
+    parser.add_argument("--search-only", action="store_true", help="search, and report nothing yet")
     parser.add_argument("--seeds", type=int, default=3, help="edits per method and concept, seeds 0, 1, ...")
     parser.add_argument("--pictures", type=int, default=4, help="pictures per forgotten prompt")
     parser.add_argument("--evaluations", type=int, default=Budget.evaluations, help="budget of each edit")
@@ -159,11 +153,12 @@ def main() -> None:
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads, models=args.models)
     save = functools.partial(write, args.output, head, rows)
-    chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
+    chosen, others = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
     for name, hyper in chosen.items():
-        print(f"{name}: {hyper}", flush=True)
+        print(f"{name}: {hyper}" + (f"; otherwise {others[name]}" if name in others else ""), flush=True)
     concepts = args.concept or list(REPORTED)
-    run_all(report_jobs(methods, concepts, list(range(args.seeds)), chosen), rows, run, save, args.workers)
+    jobs = report_jobs(methods, concepts, list(range(args.seeds)), chosen, others)
+    run_all([] if args.search_only else jobs, rows, run, save, args.workers)
     save()  # with this command, also where earlier ones left nothing to run
 
 

@@ -1,15 +1,17 @@
 """The runs of the diffusion benchmark: what is edited how, what a run leaves behind, which settings are chosen.
 
-The protocol, fixed before any reported run: every method has the same forget prompts, the same budget of model
-evaluations and the same search: three values of one hyper-parameter, the next one beyond them if the best is at an end,
-then the other value of a second one at the best of these. They are tried on a validation concept, which is not
-reported; the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts and seeds.
+The protocol, fixed before any reported run: every method has the same budget of model evaluations and the same search:
+three values of one hyper-parameter crossed with two of another, once for each kind of prompts: a peer's own, as its
+authors train it, and those of `semu erase`, the shared ones. They are tried on validation concepts, which are not
+reported; of each kind the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts
+and seeds. Both kinds are reported, the better one of the search with all seeds and in the headline.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import statistics
 from collections.abc import Callable
@@ -19,8 +21,8 @@ from pathlib import Path
 from ..peers.diffusion import METHODS, Budget, edit
 from ..records import write_json
 
-REPORTED = ("knife", "dog", "neon style", "blueprint style")
-VALIDATION = ("guitar",)  # one: the whole run is some hours of two cores
+REPORTED = ("knife", "dog", "cigarette", "rocket", "wine", "mushroom", "neon style", "blueprint style")
+VALIDATION = ("guitar", "photo style")  # an object and a style
 SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
 TIMED = ("seconds", "peak_memory_mb")  # those of the last seed alone count: seeds may come from different machines
@@ -51,34 +53,32 @@ def key_of(row: dict) -> str:
     return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper"))).key
 
 
-def first_settings(method: str) -> list[dict]:
-    """The first hyper-parameter's three values, with the second's first value."""
-    (name, values), (other, (start, _)) = METHODS[method].search.items()
-    return [{name: value, other: start} for value in values]
+def settings(method: str, prompts: str | None = None) -> list[dict]:
+    """Every setting of a method that is tried: its two hyper-parameters crossed, on these or all its prompts."""
+    own = METHODS[method]
+    kinds = own.prompts if prompts is None else (prompts,)
+    grid = [dict(zip(own.search, values)) for values in itertools.product(*own.search.values())]
+    return [{"prompts": kind, **hyper} for kind in kinds for hyper in grid] if kinds else grid
 
 
-def beyond(method: str, best: dict) -> list[dict]:
-    """The best with the next value of the first hyper-parameter, where its best one is at an end of the three."""
-    name, values = next(iter(METHODS[method].search.items()))
-    low, middle, high = values
-    ends = {low: low * low / middle, high: high * high / middle}
-    return [{**best, name: float(f"{ends[best[name]]:.0e}")}] if best[name] in ends else []
-
-
-def second_settings(method: str, best: dict) -> list[dict]:
-    """The best of these with the second hyper-parameter's other value."""
-    other, (_, value) = list(METHODS[method].search.items())[1]
-    return [{**best, other: value}]
-
-
-def search_jobs(tried: dict[str, list[dict]], validation: list[str]) -> list[Job]:
+def search_jobs(methods: list[str], validation: list[str]) -> list[Job]:
     """Every setting of each method on every validation concept."""
-    return [Job("search", m, c, 0, hyper) for m, hypers in tried.items() for hyper in hypers for c in validation]
+    return [Job("search", m, c, 0, hyper) for m in methods for hyper in settings(m) for c in validation]
 
 
-def report_jobs(methods: list[str], concepts: list[str], seeds: list[int], chosen: dict[str, dict]) -> list[Job]:
-    """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all."""
-    return [Job("report", m, c, s, chosen[m]) for s in seeds for c in concepts for m in methods]
+def report_jobs(
+    methods: list[str], concepts: list[str], seeds: list[int], chosen: dict[str, dict], others: dict[str, dict]
+) -> list[Job]:
+    """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all.
+
+    `others` are the best settings with the other prompts, which are reported with the first seed.
+    """
+    jobs = []
+    for seed in seeds:
+        for c in concepts:
+            jobs += [Job("report", m, c, seed, chosen[m]) for m in methods]
+            jobs += [Job("report", m, c, seed, others[m]) for m in methods if m in others and seed == seeds[0]]
+    return jobs
 
 
 def run_job(job: Job, load: Callable[[], object], judge: Judge, budget: Budget, models: Path | None = None) -> dict:
@@ -121,20 +121,24 @@ def harmonic(scores: dict) -> float:
     return statistics.harmonic_mean(values) if min(values) > 0 else 0.0
 
 
-def choose(rows: list[dict], method: str, tried: list[dict], validation: list[str]) -> dict:
-    """The setting with the best mean over the validation concepts; one that diverged counts as 0.
+def choose(rows: list[dict], method: str, validation: list[str]) -> list[dict]:
+    """The best setting with each kind of prompts, the better first: by the mean of the harmonic means over the
+    validation concepts, one that diverged counting as 0.
 
     Raises:
         ValueError: a setting was not tried on all of them.
     """
     found = {key_of(row): row for row in rows if row["phase"] == "search" and row["method"] == method}
-    means = []
-    for hyper in tried:
+    best: dict[str, tuple[float, dict]] = {}
+    for hyper in settings(method):
         keys = [Job("search", method, c, 0, hyper).key for c in validation]
         if any(key not in found for key in keys):
             raise ValueError(f"{method} with {hyper} was not tried on {', '.join(validation)}")
-        means.append(statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys))
-    return tried[means.index(max(means))]
+        mean = statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys)
+        kind = hyper.get("prompts", "")
+        if kind not in best or mean > best[kind][0]:
+            best[kind] = mean, hyper
+    return [hyper for _, hyper in sorted(best.values(), key=lambda own: -own[0])]
 
 
 # ------------------------------------------------------------------------------------------------- summary

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
+from .erasers.registry import OWN
+from .erasers.run import check_fits, check_run, edit_with
 from .families import family_of
 from .footprint import measure as measure_footprint
 from .footprint import probe
@@ -108,9 +111,11 @@ def run_erasure(
         keep_work: What a resumed run needs stays in the folder; `evaluation.finish` takes it away when all is done.
     """
     callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
+    check_run(config, resume)
     if isinstance(pipe, str):
         device = device or default_device()
-        pipe = load_pipeline(pipe, device, loading=loading, placed=False)
+        fits = partial(check_fits, config.method)
+        pipe = load_pipeline(pipe, device, loading=loading, placed=False, fits=fits)
     place = check_device(device) if device else execution_device(pipe)
     with plain(pipe, learning=True, hooks=False) as off:  # hooks stay: what is offloaded may not fit at once
         if off:
@@ -134,8 +139,10 @@ def erase_plain(pipe, name: str, config: EraseConfig, run: Run, off: list[str]) 
         accelerator.wait_for_everyone()
         set_seed(config.seed)
         erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
-        erase_with(erasure, name, family, vocabulary, accelerator, run)
-        erasure.facts["seconds"] = round(time.time() - started, 1)
+        stages = erase_with if config.method == OWN else edit_with
+        stages(erasure, name, family, vocabulary, accelerator, run)
+        seconds = time.time() - started
+        erasure.facts["seconds"] = round(seconds, 1) if seconds >= 10 else float(f"{seconds:.2g}")
         if folder and accelerator.is_main_process:
             write_outputs(erasure, name, run.callback.warn, run.keep_work)
     return erasure

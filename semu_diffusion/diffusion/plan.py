@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from .concepts import (
     forget_pairs,
     forms,
     keep_prompts,
+    others_of,
     proper,
     strangers,
     suite_of,
@@ -114,8 +116,8 @@ def add_concept(
     if config.objective == "negative":
         anchor = ""
     pairs = forget_pairs(concept, anchor, words, config.seed)
-    if config.objective == "negative" and concept.kind != "prompts":
-        pairs = [Pair(name, "") for name in bare_names(concept)]
+    if config.prompts == "name" and concept.kind != "prompts":
+        pairs = bare_pairs(concept, anchor, words, config.seed)
     plan.pairs.extend(pairs)
     if anchor is None:
         anchor = KINDS[concept.kind].anchor if concept.kind in KINDS else None
@@ -123,13 +125,19 @@ def add_concept(
     plan.anchors[concept.given] = own
 
 
-def bare_names(concept: Concept) -> list[str]:
-    """What a concept is called, and nothing else: ESD leads away from this, and not from whole sentences.
+def bare_pairs(concept: Concept, anchor: str | None, words: Vocabulary, seed: int) -> list[Pair]:
+    """What a concept is called, and nothing else, answered by what its anchor is called.
 
-    A sentence also names a style or an object that is to stay, and away from it would be away from that as well.
+    ESD leads away from this, and not from whole sentences: one also names a style or an object that is to stay, and
+    away from it would be away from that as well.
     """
+    if anchor is None:
+        anchor = KINDS[concept.kind].anchor or ""
+    if anchor == "random":
+        anchor = random.Random(seed).choice(others_of(concept, words))
     worded = concept.kind == "style" and not proper(concept.name)
-    return [f"{name} style" if worded else name for name in concept.names]
+    said = lambda word: f"{word} style" if worded and word and not word.endswith(" style") else word  # noqa: E731
+    return [Pair(said(name), said(anchor)) for name in concept.names]
 
 
 def with_settling(config: EraseConfig, concepts: tuple[Concept, ...]) -> EraseConfig:
