@@ -1,6 +1,7 @@
 """All peers and ours on the embedded model: search on validation concepts, then several concepts and three seeds.
 
     python -m eval.pictograms.benchmark                          # everything, into eval/results/benchmark.json
+    python -m eval.pictograms.benchmark --method uce --search-only  # a part of it; what is there is not run again
     python -m eval.pictograms.benchmark --method uce --method ours-remain --concept knife --seeds 1
     python -m eval.pictograms.page                                # docs/benchmark.md and its plot from that file
 
@@ -46,8 +47,8 @@ def base_pipeline():
     return load_pipeline("pictograms")
 
 
-def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
-    """The rows of the pictograms suite for the base and the edited pipeline."""
+def pictograms_judge(pipe, concept: str, seeds: int, reworded: bool = False) -> tuple[dict, dict]:
+    """The rows of the pictograms suite for the base and the edited pipeline; UA in unseen wordings where asked for."""
     from semu_diffusion.diffusion import draw
     from semu_diffusion.diffusion.concepts import name_of
     from semu_diffusion.evaluation.grid import evaluate
@@ -55,12 +56,16 @@ def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
     from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
     from semu_diffusion.pictograms.oracle import load_oracle
 
+    from .unseen import unseen
+
     own, base = (
         functools.partial(draw, p, steps=SAMPLER_STEPS, guidance=GUIDANCE) for p in (pipe, base_pipeline())
     )  # fmt: skip
     references = load_references()
-    report, _ = evaluate(base, own, [name_of(concept)], load_oracle(), seeds, base_cache=CACHE, references=references)
-    return report["base"], report["erased"]
+    oracle = load_oracle()
+    report, _ = evaluate(base, own, [name_of(concept)], oracle, seeds, base_cache=CACHE, references=references)
+    more = {"unseen": unseen(pipe, concept, base, own, oracle, CACHE)} if reworded else {}
+    return report["base"], {**report["erased"], **more}
 
 
 def work(job: Job, budget: Budget, seeds: int, threads: int, models: Path | None) -> dict:
@@ -70,7 +75,7 @@ def work(job: Job, budget: Budget, seeds: int, threads: int, models: Path | None
     from semu_diffusion.diffusion import load_pipeline
 
     torch.set_num_threads(threads)
-    judge = functools.partial(pictograms_judge, seeds=seeds)
+    judge = functools.partial(pictograms_judge, seeds=seeds, reworded=job.phase == "report")
     return run_job(job, functools.partial(load_pipeline, "pictograms"), judge, budget, models)
 
 
@@ -147,6 +152,7 @@ def main() -> None:
         "budget": asdict(budget),
         "pictures": args.pictures,
         "validation": list(VALIDATION),
+        "tries": {m: own.search for m, own in METHODS.items() if own.search},
     }
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip

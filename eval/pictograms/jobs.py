@@ -23,7 +23,7 @@ from ..records import write_json
 
 REPORTED = ("knife", "dog", "cigarette", "rocket", "wine", "mushroom", "neon style", "blueprint style")
 VALIDATION = ("guitar", "photo style")  # an object and a style
-SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
+SCORES = ("UA", "unseen", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
 TIMED = ("seconds", "peak_memory_mb")  # those of the last seed alone count: seeds may come from different machines
 NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
@@ -145,22 +145,55 @@ def choose(rows: list[dict], method: str, validation: list[str]) -> list[dict]:
 
 
 def summary(rows: list[dict]) -> dict[str, dict]:
-    """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front."""
+    """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front.
+
+    A method that was reported with both kinds of prompts is there twice: the better one under its name, the other as
+    "name:prompts" (`split_name`), which is on no front.
+    """
     reported = [row for row in rows if row["phase"] == "report"]
     found, newest = {}, max((row["seed"] for row in reported), default=0)
     for method in dict.fromkeys(row["method"] for row in reported):
-        own = [row for row in reported if row["method"] == method]
-        whole = [row for row in own if "scores" in row]
-        table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
-        if whole:
-            table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
-            table["changes"] = spread([change(r) for r in whole])
-            last = [r for r in whole if r["seed"] == newest] or whole
-            table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
-        found[method] = table
-    for name in pareto(found):
+        for name, own in by_prompts(rows, method).items():
+            found[name] = table_of(own, newest)
+    for name in pareto({name: own for name, own in found.items() if split_name(name)[1] is None}):
         found[name]["front"] = True
     return found
+
+
+def by_prompts(rows: list[dict], method: str) -> dict[str, list[dict]]:
+    """The reported rows of a method by name: those with its better prompts under its own.
+
+    Better is what the search chose, which is reported with all seeds; with as many seeds, what scored higher there.
+    """
+    own = [row for row in rows if row["method"] == method]
+    kinds: dict[str, list[dict]] = {}
+    for row in own:
+        if row["phase"] == "report":
+            kinds.setdefault(row["hyper"].get("prompts", ""), []).append(row)
+    if not kinds:
+        return {}
+    tried = {k: [harmonic(r["scores"]) for r in own if r["phase"] == "search" and "scores" in r
+                 and r["hyper"].get("prompts", "") == k] for k in kinds}  # fmt: skip
+    better = max(kinds, key=lambda k: (len(kinds[k]), max(tried[k], default=0.0)))
+    return {method if k == better else f"{method}:{k}": kinds[k] for k in sorted(kinds, key=lambda k: k != better)}
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """A method and its other prompts, of "esd-x:shared"; None for its better ones, of "esd-x"."""
+    method, _, prompts = name.partition(":")
+    return method, prompts or None
+
+
+def table_of(own: list[dict], newest: int) -> dict:
+    """The summary of some reported rows; time and memory are of the newest seed alone."""
+    whole = [row for row in own if "scores" in row]
+    table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
+    if whole:
+        table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
+        table["changes"] = spread([change(r) for r in whole])
+        last = [r for r in whole if r["seed"] == newest] or whole
+        table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
+    return table
 
 
 def change(row: dict) -> dict[str, float]:
@@ -186,7 +219,8 @@ def keeps(method: str, summary: dict) -> bool:
 
 def attackable(summary: dict) -> list[str]:
     """Methods that keep the rest and forget: an attack on others would say nothing new."""
-    return [m for m, own in summary.items() if keeps(m, summary) and own["scores"]["UA"]["mean"] >= FORGETS]
+    better = [m for m in summary if split_name(m)[1] is None]
+    return [m for m in better if keeps(m, summary) and summary[m]["scores"]["UA"]["mean"] >= FORGETS]
 
 
 def pareto(table: dict[str, dict]) -> list[str]:

@@ -118,7 +118,7 @@ def erase(
         return
     print_report(report, as_json)
     trained = f"{facts['trained']:,} trained numbers ({facts['trained_percent']:.2f} %)"
-    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:.0f} s")
+    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:g} s")
     for command in commands:
         print(f"evaluate: {command}")
 

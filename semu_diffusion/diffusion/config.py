@@ -57,8 +57,8 @@ class EraseConfig:
     """
 
     # what
-    method: str = option(OWN, "semu, uce, esd-x, ...")
     concept: list[str] = option(list, "What to forget: a word or a prompt file.")
+    method: str = option(OWN, "semu, uce, esd-x, ...")
     kind: str | None = option(None, f"{', '.join(KINDS)}.")
     synonym: list[str] = option(list, "Another name of it, forgotten too. Repeatable.")
     # '' is the same without the concept, 'random' others of its kind, 'nearest' the word nearest in the text space,
@@ -257,6 +257,13 @@ class EraseConfig:
             raise ValueError(f"{path}: unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return cls(**{**values, **overrides})
 
+    def used(self) -> dict:
+        """All values that the method takes, as they go into results.json and the adapter's header."""
+        if self.method == OWN:
+            return self.to_dict()
+        taken = (*WHAT, *eraser_of(self.method).takes, *eraser_of(self.method).defaults)
+        return {name: value for name, value in self.to_dict().items() if name in taken}
+
     def to_dict(self) -> dict:
-        """All values, as they go into results.json and the adapter's header."""
+        """All values."""
         return asdict(self)

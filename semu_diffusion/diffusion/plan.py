@@ -23,6 +23,7 @@ from .concepts import (
     suite_of,
 )
 from .config import EraseConfig
+from .erasers.registry import OWN, eraser_of
 from .families import Family, drawing_defaults
 from .nearest import Nearest, nearest
 
@@ -105,7 +106,7 @@ def add_concept(
         [n for n in gone if n not in concept.names]
     )  # none is drawn instead of, or with, another
     found = Nearest(None, (), (), {})
-    if concept.kind != "prompts":
+    if concept.kind != "prompts" and asks_model(config):
         found = nearest(family, concept, words, gone, config)
         plan.neighbours[concept.given], plan.alike[concept.given] = list(found.neighbours), list(found.alike)
     anchor = config.anchor
@@ -123,6 +124,11 @@ def add_concept(
         anchor = KINDS[concept.kind].anchor if concept.kind in KINDS else None
     own = [anchor] if anchor is not None else sorted({p.anchor for p in pairs})
     plan.anchors[concept.given] = own
+
+
+def asks_model(config: EraseConfig) -> bool:
+    """Whether the method makes anything of what is nearest to the concept."""
+    return config.method == OWN or bool({"anchor", "near"} & {*eraser_of(config.method).takes})
 
 
 def bare_pairs(concept: Concept, anchor: str | None, words: Vocabulary, seed: int) -> list[Pair]:

@@ -37,7 +37,8 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     The working files of the erasure go away last: until then `--resume` has all this made again.
     """
     folder, config = erasure.folder, erasure.config
-    loss_chart(erasure.progress.history, folder / "loss.png")
+    if erasure.progress.history:  # a closed form has none
+        loss_chart(erasure.progress.history, folder / "loss.png")
     report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
     if knows("pictograms", base_model, gone):
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)

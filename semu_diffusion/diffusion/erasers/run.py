@@ -38,9 +38,7 @@ def check_fits(method: str, kind: type) -> None:
     own = [getattr(families, name) for name in eraser_of(method).families]
     if not any(family.has(kind) for family in own):
         titles = "; ".join(family.title for family in own)
-        raise DoesNotFit(
-            f"{method} does not fit {kind.__name__}; it is for: {titles} (semu is for all families)"
-        )
+        raise DoesNotFit(f"{method} does not fit {kind.__name__}; it is for: {titles} (semu is for all families)")
 
 
 def check_run(config: EraseConfig, resume: bool) -> None:
@@ -114,4 +112,10 @@ def facts(family: Family, eraser: Eraser, deltas: dict[str, torch.Tensor], progr
     own = sum(p.numel() for n, p in family.model.named_parameters() if "semu_" not in n)
     trained = sum(D.numel() for D in deltas.values())
     found = measure(family, {}, progress)
-    return {**found, "method": eraser.title, "trained": trained, "trained_percent": 100 * trained / own}
+    return {
+        **found,
+        "method": eraser.title,
+        "paper": eraser.paper,
+        "trained": trained,
+        "trained_percent": 100 * trained / own,
+    }
