@@ -93,7 +93,8 @@ def put_deltas(family: Family, deltas: dict[str, torch.Tensor], config: EraseCon
     for name, D in deltas.items():
         if not D.isfinite().all():
             raise ValueError(f"{config.method} adds values to {name} that are not finite numbers")
-        U, S, Vh = torch.linalg.svd(D.double(), full_matrices=False)
+        exact = D.cpu() if D.device.type == "mps" else D  # which knows no fp64
+        U, S, Vh = torch.linalg.svd(exact.double(), full_matrices=False)
         r = choose_rank(S, config.compress)
         if r:
             layers[name] = Update(U[:, :r].float(), torch.diag(S[:r].float()), Vh[:r].T.float())

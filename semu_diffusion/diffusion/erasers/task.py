@@ -14,6 +14,7 @@ from ..families import Family, moved, select
 from ..objectives import OBJECTIVES, squared_error
 from ..states import ANCHOR, EMPTY, FORGET, KEEP, Contexts, draw_records, gather
 
+AT_ONCE = 8  # latents that go through the model together where memory is short; it changes nothing that is drawn
 STEERS = ("both", "concept", "anchor")
 
 
@@ -38,6 +39,7 @@ class Task:
 
     def __post_init__(self):
         self.pipe, self.model, self.device = self.family.pipe, self.family.model, self.family.device
+        self.at_once = BATCH if self.device.type == "cpu" else AT_ONCE
         self.generator = torch.Generator().manual_seed(self.config.seed)
 
     def draw(self, steer: str = "concept", keep: bool = False) -> None:
@@ -61,7 +63,7 @@ class Task:
 
         def drawn(pairs: list[Pair], steer: list[bool], start: int) -> list[dict]:
             return draw_records(self.family, self.contexts, pairs, steer, config.sampler_steps, config.guidance,
-                                start, BATCH, self.callback.advance, at_once=BATCH)  # fmt: skip
+                                start, BATCH, self.callback.advance, self.at_once)  # fmt: skip
 
         records = drawn(forget, [lead(k) for k in range(len(forget))], config.seed)
         self.states = gather(records, drawn(kept, [True] * len(kept), config.seed + 10**6), [], self.contexts)

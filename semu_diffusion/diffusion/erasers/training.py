@@ -15,6 +15,8 @@ from ...adapter.model import find_layers
 from ..config import TARGETS
 from .task import Task
 
+FP16_SCALE = 2.0**10  # of the loss, as small gradients would become 0 on their way through fp16
+
 
 def layers_of(task: Task) -> dict[str, nn.Module]:
     """The Linear layers that the task's `target_modules` names.
@@ -55,9 +57,9 @@ def train(task: Task, loss: Callable[[], torch.Tensor]) -> dict[str, torch.Tenso
     """Adam on whole updates of the task's layers, `steps` times on the loss of a fresh batch.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or its gradient is not finite.
     """
-    config = task.config
+    config, scale = task.config, FP16_SCALE if task.family.dtype == torch.float16 else 1.0
     task.callback.stage(f"training {config.method}", config.steps)
     with beside(layers_of(task)) as deltas:
         optimizer = torch.optim.Adam(deltas.values(), config.lr)
@@ -65,7 +67,12 @@ def train(task: Task, loss: Callable[[], torch.Tensor]) -> dict[str, torch.Tenso
             value = loss()
             if not torch.isfinite(value):
                 raise FloatingPointError(f"the loss is {value.item()} at step {step + 1}; lower --lr")
-            value.backward()
+            (scale * value).backward()
+            for D in deltas.values():
+                if D.grad is not None:
+                    D.grad /= scale
+                    if not D.grad.isfinite().all():
+                        raise FloatingPointError(f"fp16 overflowed at step {step + 1}; use --dtype bf16 or fp32")
             optimizer.step()
             optimizer.zero_grad()
             task.history.append({"step": step + 1, "loss": value.item()})

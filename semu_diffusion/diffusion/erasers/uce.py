@@ -48,11 +48,12 @@ def solve(
     W (m, d); old c, new c* (N, d); kept c_k (K, d). The paper's eq. 7, both sums divided by their counts, and its
     weight of the old W itself relative to the mean square of an embedding's value.
     """
-    weight, c, s, k = (part.double() for part in (W, old, new, kept))
+    place = "cpu" if W.device.type == "mps" else W.device  # which knows no fp64
+    weight, c, s, k = (part.to(place).double() for part in (W, old, new, kept))
     C, K = c.T @ c / len(c), keep * k.T @ k / len(k)
-    ridge = keep * damping * k.square().mean() * torch.eye(W.shape[1], dtype=torch.float64, device=W.device)
+    ridge = keep * damping * k.square().mean() * torch.eye(W.shape[1], dtype=torch.float64, device=place)
     right = weight @ (s.T @ c / len(c) + K + ridge)  # (m, d)
-    return torch.linalg.solve(C + K + ridge, right.T).T.to(W.dtype)
+    return torch.linalg.solve(C + K + ridge, right.T).T.to(W)
 
 
 UCE = Eraser(
