@@ -5,7 +5,8 @@
     python -m eval.pictograms.benchmark --method uce --method ours-remain --concept knife --seeds 1
     python -m eval.pictograms.page                                # docs/benchmark.md and its plot from that file
 
-Each finished edit is written at once; what the file holds already is not run again.
+Each finished edit is written at once; what the file holds already is not run again. So all methods may get one seed
+first, and the best of them more: the same command with --method and --seeds 3.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def main() -> None:
         "budget": asdict(budget),
         "pictures": args.pictures,
         "validation": list(VALIDATION),
-        "tries": {m: own.search for m, own in METHODS.items() if own.search},
+        "search": "3 x 2 crossed, for each kind of prompts",
     }
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip

@@ -197,7 +197,7 @@ def main() -> None:
     if not file.exists():
         parser.error(f"{file} is not there; run python -m eval.pictograms.benchmark first")
     found = read_json(file)
-    if "tries" not in found["protocol"]:
+    if "search" not in found["protocol"]:
         parser.error(f"{file} was made with an earlier search; remove it and run python -m eval.pictograms.benchmark")
     if not any("scores" in own for own in found["summary"].values()):
         parser.error(f"{file} has no reported row yet; let eval/pictograms/benchmark.py go on")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from eval.peers.diffusion import METHODS, Budget
-from eval.pictograms import attack_tables, verdict
+from eval.pictograms import attack_tables, benchmark, verdict
 from eval.pictograms import attacks as pictograms_attacks
 from eval.pictograms import page as benchmark_page
 from eval.pictograms.benchmark import parse_args, run_all, search
@@ -198,7 +198,7 @@ def test_the_fingerprint_follows_the_weights(tiny_model, tmp_path):
 
 def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     rows = [row(m, 90 + k, 80 - k, seed=s) for k, m in enumerate(("uce", "ours-remain")) for s in range(2)]
-    protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION), "tries": {}}
+    protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION), "search": "crossed"}
     machine = {"cores": 2, "processor": "x86_64", "workers": 2}
     head = {"command": "python -m eval.pictograms.benchmark", "protocol": protocol, "machine": machine,
             "versions": {"torch": "2"}}  # fmt: skip
@@ -273,6 +273,31 @@ def test_the_robust_option_against_the_others(robust, salun, steps, resists, slo
     assert "prompt" in (text := verdict.verdict(found, attacked)) and "inversion" not in text
     alone = {**attacked, "rows": [r for r in rows if r["method"] == "ours-robust"]}
     assert verdict.resisting(found, alone, "prompt") == verdict.relearning(found, alone, "relearn-lora") == []
+
+
+def test_the_program_from_the_search_to_the_page(tmp_path, monkeypatch, assets, capsys):
+    """Run twice, the second time with more seeds: nothing is run again."""
+    ran = []
+
+    def work(job, budget, seeds, threads, models):
+        ran.append(job)
+        return row(job.method, 80 + 10 * (job.hyper.get("prompts") == "shared"), 95, job.phase, job.concept, job.seed,
+                   job.hyper)  # fmt: skip
+
+    monkeypatch.setattr(benchmark, "work", work)
+    arguments = ["--method", "uce", "--method", "ours-remain", "--concept", "knife", "--workers", "1", "--output"]
+    for seeds in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", ["x", *arguments, str(tmp_path / "benchmark.json"), "--seeds", seeds])
+        benchmark.main()
+    assert len(ran) == len({job.key for job in ran}) == 18 * len(VALIDATION) + 3 + 2  # uce with its own prompts once
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert set(found["summary"]) == {"ours-remain", "uce", "uce:expanded"}
+    assert found["summary"]["uce"]["hyper"]["prompts"] == "shared" and found["summary"]["uce"]["rows"] == 2
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path)])
+    benchmark_page.main()
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "## With the other prompts" in page and "UCE, its own prompts | 1 | 80.0" in page
+    assert "uce: {'prompts': 'shared'" in capsys.readouterr().out
 
 
 def test_no_page_from_an_earlier_search(tmp_path, monkeypatch, capsys):
