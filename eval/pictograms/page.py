@@ -64,8 +64,8 @@ concepts that were attacked; {steps} steps of relearning and of benign fine-tuni
 
 TAKES = """## What it takes
 
-What is shipped is in half precision. Seconds and memory are those of the edits of seed {seed}, all on one machine; the
-rest is the mean of all.
+To ship: of ours the native adapter as it is written, of peers all trained numbers in half precision. Seconds and memory
+are those of the edits of seed {seed}, all on one machine; the rest is the mean of all.
 """
 
 CLAIMS = """## What others report
