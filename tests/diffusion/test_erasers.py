@@ -9,6 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tiny import flags
 
+from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.callbacks import Callback
 from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 from semu_diffusion.diffusion.concepts import vocabulary_of
@@ -17,7 +18,9 @@ from semu_diffusion.diffusion.erasers import registry as erasers
 from semu_diffusion.diffusion.erasers.run import check_fits, put_deltas
 from semu_diffusion.diffusion.erasers.task import Task
 from semu_diffusion.diffusion.families import family_of
+from semu_diffusion.diffusion.merging import merged_about
 from semu_diffusion.diffusion.plan import make_plan
+from semu_diffusion.diffusion.scene import Given
 from semu_diffusion.evaluation.suites.pictograms import ROWS
 from semu_diffusion.hub.card import write_card
 from semu_diffusion.hub.contents import read_contents
@@ -220,3 +223,11 @@ def test_an_eraser_of_another_package_that_cannot_be_used(name, found, says, off
     offered(Point(name, found))
     with pytest.raises(ValueError, match=says):
         EraseConfig("cat", method=name)
+
+
+def test_a_merged_adapter_names_the_methods_of_its_parts():
+    made = [{"method": "UCE", "paper": "arXiv 1", "concept": ["a"]}, {"concept": ["b"]}]
+    adapters = [Given(f"g{k}", SemuConfig(about=about), {}, 1.0, str(k)) for k, about in enumerate(made)]
+    about = merged_about(adapters, 1.0, "base", "sum")
+    assert about["method"] == "UCE and SEMU" and about["paper"] == "arXiv 1"
+    assert "method" not in merged_about(adapters[1:], 1.0, "base", "sum")
