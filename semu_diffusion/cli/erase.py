@@ -8,6 +8,7 @@ import os
 import typing
 from contextlib import nullcontext
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -31,7 +32,7 @@ from .options import (
 
 SWITCHES = "Advanced, on or off"
 # What most people need, with what stands for the value; the rest is advanced.
-MAIN = {"concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "max_memory": "GB", "seed": "N"}
+MAIN = {"method": "NAME", "concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "max_memory": "GB", "seed": "N"}
 
 
 def erase_options() -> dict[str, inspect.Parameter]:
@@ -78,6 +79,7 @@ def erase(
     semu erase --concept cigarette --output no-cigarette
     """
     from ..adapter.claims import WORK, claimed
+    from ..diffusion.erasers.run import check_fits, check_run
     from ..diffusion.erasure import prepare_folder, run_erasure
     from ..diffusion.loading import check_device
     from ..diffusion.processes import check_processes
@@ -94,13 +96,14 @@ def erase(
     else:
         settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
     check_processes(settings, loading)
+    check_run(settings, resume)
     if first and not resume:
         output_folder(output, overwrite)
     elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
     begun = resume_hint(output, f"{WORK}/states.safetensors")
     with resumable(begun), claimed(output) if first else nullcontext():
-        pipe = open_pipeline(model, device, loading, placed=False)
+        pipe = open_pipeline(model, device, loading, placed=False, fits=partial(check_fits, settings.method))
         pipe.register_to_config(_name_or_path=model)
         with display(quiet or not first) as callback:
             if recipe:
@@ -119,7 +122,7 @@ def erase(
         return
     print_report(report, as_json)
     trained = f"{facts['trained']:,} trained numbers ({facts['trained_percent']:.2f} %)"
-    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:.0f} s")
+    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:g} s")
     for command in commands:
         print(f"evaluate: {command}")
 

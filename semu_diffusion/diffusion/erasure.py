@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,17 +24,19 @@ from ..adapter.gradients import LossScale
 from ..adapter.model import find_layers
 from ..adapter.shrink import shrink
 from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
-from ..adapter.weights import beyond_lora, inject, write_atomic
+from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
+from .erasers.registry import OWN
+from .erasers.run import check_fits, check_run, edit_with
 from .families import family_of
 from .footprint import measure as measure_footprint
 from .footprint import probe
 from .loading import Loading, check_device, default_device, load_pipeline
-from .lora import has_lora
+from .lora import beyond_reach
 from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import adapted_parts, base_name, denoiser, model_path
@@ -110,9 +113,11 @@ def run_erasure(
     """
     callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
     check_processes(config, loading)
+    check_run(config, resume)
     if isinstance(pipe, str):
         device = device or default_device()
-        pipe = load_pipeline(pipe, device, loading=loading, placed=False)
+        fits = partial(check_fits, config.method)
+        pipe = load_pipeline(pipe, device, loading=loading, placed=False, fits=fits)
     place = check_device(device) if device else execution_device(pipe)
     with plain(pipe, learning=True, hooks=False) as off:  # hooks stay: what is offloaded may not fit at once
         if off:
@@ -136,8 +141,10 @@ def erase_plain(pipe, name: str, config: EraseConfig, run: Run, off: list[str]) 
         accelerator.wait_for_everyone()
         set_seed(config.seed)
         erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
-        erase_with(erasure, name, family, vocabulary, accelerator, run)
-        erasure.facts["seconds"] = round(time.time() - started, 1)
+        stages = erase_with if config.method == OWN else edit_with
+        stages(erasure, name, family, vocabulary, accelerator, run)
+        seconds = time.time() - started
+        erasure.facts["seconds"] = round(seconds, 1) if seconds >= 10 else float(f"{seconds:.2g}")
         if folder and accelerator.is_main_process:
             write_outputs(erasure, name, run.callback.warn, run.keep_work)
     return erasure
@@ -246,12 +253,6 @@ def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tupl
     fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
     config, batches = ranks.first(plan_memory(config, fixed, foot, room, host))
     return replace(config, batch_size=whole), batches
-
-
-def beyond_reach(family) -> list[str]:
-    """Convolutions that get no adapter, as the LoRA that diffusers loads for the family could not express it."""
-    layers = family.model.named_modules() if has_lora(family.pipe) else ()
-    return [name for name, layer in layers if beyond_lora(layer)]
 
 
 def adapter_config(config: EraseConfig, family=None) -> SemuConfig:

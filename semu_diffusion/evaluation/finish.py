@@ -38,7 +38,7 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     """
     folder, config, first = erasure.folder, erasure.config, team().is_main_process
     report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
-    if first:
+    if first and erasure.progress.history:  # a closed form has none
         loss_chart(erasure.progress.history, folder / "loss.png")
     if knows("pictograms", base_model, gone):
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
