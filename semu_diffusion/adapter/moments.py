@@ -15,6 +15,7 @@ from torch import nn
 
 from .base_layers import full_precision, is_linear, matrix_shape, weight_shape
 from .config import SemuConfig
+from .decompose import gram_matrix
 from .gradients import eval_mode, patches
 from .model import find_layers
 
@@ -81,7 +82,8 @@ class Moments:
         """Adds rows x (N, n)."""
         with full_precision(x.device):
             x = x.float()
-            self.sum += (x.T @ (x if self.omega is None else x @ self.omega)).to(self.sum.device)
+            product = gram_matrix(x.T[None])[0] if self.omega is None else x.T @ (x @ self.omega)
+            self.sum += product.to(self.sum.device)
         self.count += len(x)
         self.trace += x.square().sum(dtype=torch.float64).item()
 

@@ -28,7 +28,7 @@ from .pipeline import base_name
 from .precision import set_scaler
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
-CHECK_EVERY = 10  # steps between measurements of what is left
+CHECK_EVERY = 10  # steps between measurements of what is left, until the stop rule is met
 # Steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points.
 COOLDOWN = 30
 PLANNED = ("sketch", "gradient_checkpointing", "accumulate", "geometry")  # --max-memory may choose these by machine
@@ -200,7 +200,7 @@ class Trainer:
                     group["lr"] = lr * self.rate(progress)
                 row = self.step(model, prepared, progress.step)
                 progress.step += 1
-                if progress.step % CHECK_EVERY == 0 and len(self.held_out):
+                if self.check_due(progress):
                     row["left"] = self.share_left(self.family.model)
                 progress.history.append(row)
                 if self.attack_due(progress):
@@ -252,6 +252,12 @@ class Trainer:
             return row
         values = torch.tensor([*row.values()], dtype=torch.float64, device=self.accelerator.device)
         return {**dict(zip(row, self.accelerator.reduce(values, "mean").tolist())), "step": row["step"]}
+
+    def check_due(self, progress: Progress) -> bool:
+        """Whether to measure what is left: now and then while a rule waits for it, and at the last step."""
+        waiting = not progress.reached or self.config.adversarial
+        last = progress.step == self.end(progress)
+        return len(self.held_out) > 0 and (last or bool(waiting and progress.step % CHECK_EVERY == 0))
 
     def met(self, progress: Progress) -> bool:
         """True once the last two measurements are at or below `stop_at`."""
