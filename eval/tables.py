@@ -1,4 +1,4 @@
-"""Writes docs/pictograms.md from the results files, so that no figure in the docs was typed by hand.
+"""Writes docs/pictograms.md, and tables in other pages, from the results files, so that no figure was typed by hand.
 
 python -m eval.tables
 """
@@ -6,6 +6,7 @@ python -m eval.tables
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from .records import read_json, resolved, write_text
@@ -122,6 +123,67 @@ is the share of the way to the target that is still to go.
     return "\n".join([text, table(["concept", "step", "captured %", "left"], rows), "", made_with(found)])
 
 
+# ------------------------------------------------------------------------------- tables in other pages
+
+
+def anchors(found: dict) -> str:
+    """What to draw instead, in several ways, on the validation concepts."""
+    rows = []
+    for row in found["rows"]:
+        erased, training = row["erased"], row["training"]
+        drawn = row["anchors"][0] if len(row["anchors"]) == 1 else "others"
+        named = f"{row['anchor']}: {drawn}" if drawn and row["anchor"] != "nothing" else row["anchor"]
+        hurt = min(
+            (k for k in erased["per_concept"] if k != row["concept"].removesuffix(" style")),
+            key=lambda k: erased["per_concept"][k] - row["base"]["per_concept"][k],
+        )
+        lost = row["base"]["per_concept"][hurt] - erased["per_concept"][hurt]
+        hurt = f"{hurt} {erased['per_concept'][hurt]:.0f}" if lost > 0 else "none"
+        scores = [shown(erased.get(k), k) for k in ("UA", "IRA", "CRA", "neighbours", "context", "natural")]
+        rows.append([row["concept"], named, f"{row['near']:g}", *scores, hurt, str(training["steps"])])
+    head = ["concept", "anchor", "near", "UA", "IRA", "CRA", "neighbours", "context", "natural", "hurt most", "steps"]
+    return "\n".join([table(head, rows), "", made_with(found)])
+
+
+def wordings(found: dict) -> str:
+    """Unseen wordings, by concept and, over all concepts, by wording."""
+    total, rows = found["summary"], []
+    for row in found["rows"]:
+        base, erased, anchor = (row[k] for k in ("base", "erased", "anchor"))
+        values = (erased["UA"], erased["natural"], base["natural"], anchor["natural"], erased["beside"], base["beside"])
+        rows.append([row["concept"], anchor["asked"], *(f"{v:.1f}" for v in values)])
+    sides = [total["erased"]["UA"], total["erased"]["natural"], total["base"]["natural"], total["anchor"]["natural"]]
+    sides += [total["erased"]["beside"], total["base"]["beside"]]
+    rows.append(["**mean**", "", *(f"{v:.1f}" for v in sides)])
+    head = ["erased", "anchor", "UA", "natural", "base", "base, asked for the anchor", "beside", "base"]
+    kinds: dict[str, list[tuple[dict, dict]]] = {}
+    for row in found["rows"]:
+        for group, own in row["erased"]["per_wording"].items():
+            if own["counts"]:
+                wording = re.sub(r"^(synonym|typo|language|beside|with): .*", r"\1", group)
+                kinds.setdefault(wording, []).append((own, row["base"]["per_wording"][group]))
+    each = []
+    for wording, pairs in sorted(kinds.items()):
+        pictures = sum(own["pictures"] for own, _ in pairs)
+        mean = lambda side, key: sum(p[side][key] * p[side]["pictures"] for p in pairs) / pictures  # noqa: E731,B023
+        figures = (f"{v:.1f}" for v in (mean(0, "UA"), mean(0, "natural"), mean(1, "natural")))
+        each.append([wording, *figures, str(pictures)])
+    by_wording = table(["wording", "UA", "natural", "base", "pictures"], each)
+    return "\n".join([table(head, rows), "", by_wording, "", not_defaults(found) + made_with(found)])
+
+
+BLOCKS = {"docs/anchors.md": ("anchors", anchors), "docs/evaluation.md": ("wordings", wordings)}
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with a text between its marks `<!-- name -->` and `<!-- /name -->`. ValueError where it lacks these."""
+    before, begin, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not end:
+        raise ValueError(f"the page has no marks <!-- {name} --> and <!-- /{name} -->")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("docs/pictograms.md"))
@@ -130,6 +192,9 @@ def main() -> None:
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
     write_text(args.output, "\n".join([title, *found]))
+    for page, (name, write) in BLOCKS.items():
+        if results := read_json(RESULTS / f"{name}.json"):
+            write_text(Path(page), filled(Path(page).read_text(), name, write(results)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import nn
 from .base_layers import full_precision, is_linear, matrix_shape
 from .gradients import eval_mode, padded
 from .layer import SemuLayer, held
+from .moments import squares
 from .weights import semu_layers
 
 
@@ -30,7 +31,7 @@ class Effect:
         with full_precision(x.device):
             z = rows(self.layer, self.layer.right(x.float(), self.adapter_name))
             self.sum = self.sum + z.T @ z
-            self.squares += squares(self.layer.get_base_layer(), x.float())
+            self.squares += squares(windows(self.layer.get_base_layer(), x.float()))
         self.count += len(z)
 
     def root(self, damping: float) -> torch.Tensor:
@@ -49,13 +50,12 @@ def rows(layer: SemuLayer, z: torch.Tensor) -> torch.Tensor:
     return z.unflatten(1, (conv.groups, -1)).flatten(3).transpose(2, 3).flatten(0, 2)  # (B, g, r, h, w)
 
 
-def squares(layer: nn.Module, x: torch.Tensor) -> float:
-    """||x||^2 over all rows that a layer multiplies with its weight; a pixel counts in each window that it lies in."""
-    x = x.square()
-    if not is_linear(layer):
-        window = torch.ones(1, 1, *layer.kernel_size).to(x)
-        x = F.conv2d(padded(layer, x).sum(1, keepdim=True), window, None, layer.stride, 0, layer.dilation)
-    return x.sum(dtype=torch.float64 if x.device.type != "mps" else None).item()
+def windows(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The inputs of a Linear; of a convolution the norms of what lies in each of its windows, (B, 1, h, w)."""
+    if is_linear(layer):
+        return x
+    ones, pixels = torch.ones(1, 1, *layer.kernel_size).to(x), padded(layer, x.square()).sum(1, keepdim=True)
+    return F.conv2d(pixels, ones, None, layer.stride, 0, layer.dilation).sqrt()
 
 
 def effects(

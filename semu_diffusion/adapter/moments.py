@@ -63,6 +63,11 @@ def random_map(n: int, device: torch.device | str, seed: int) -> torch.Tensor:
     return omega
 
 
+def squares(x: torch.Tensor) -> float:
+    """||x||^2 of x (..., n): row by row in fp32, which cannot add up millions of them, and these in fp64."""
+    return torch.linalg.vector_norm(x, dim=-1).double().square().sum().item()
+
+
 class Moments:
     """Sums x x^T over rows x (N, n); n decides whether all of it or its product with a random Omega (n, k).
 
@@ -85,7 +90,8 @@ class Moments:
             product = gram_matrix(x.T[None])[0] if self.omega is None else x.T @ (x @ self.omega)
             self.sum += product.to(self.sum.device)
         self.count += len(x)
-        self.trace += x.square().sum(dtype=torch.float64).item()
+        if self.omega is not None:
+            self.trace += squares(x)
 
     def mean(self) -> torch.Tensor | LeadingMoments:
         """C (n, n), which takes the place of the sum, or its approximation. To be called once."""

@@ -209,6 +209,8 @@ def test_the_run_stops_once_the_concept_is_gone(tiny_model, monkeypatch):
     monkeypatch.setattr("semu_diffusion.diffusion.trainer.COOLDOWN", 7)
     result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1, settle=7)
     assert result.progress.reached == 50 and result.progress.step == 57
+    measured = {row["step"]: row["left"] for row in result.progress.history if "left" in row}  # and once at the end
+    assert list(measured) == [10, 20, 30, 40, 50, 57] and result.facts["left"] == 0.1
 
 
 def test_the_learning_rate_falls_to_zero_after_the_stop_rule_or_at_the_last_step(monkeypatch):
