@@ -9,9 +9,10 @@ import argparse
 import re
 from pathlib import Path
 
+from .pictograms.anchors import ANCHORS, NEAR
 from .records import read_json, resolved, write_text
 
-RESULTS = Path("eval/results")
+RESULTS, DOCS = Path("eval/results"), Path("docs")
 SCORES = ("UA", "IRA", "CRA", "neighbours", "natural", "FID", "drift")
 
 
@@ -142,7 +143,10 @@ def anchors(found: dict) -> str:
         scores = [shown(erased.get(k), k) for k in ("UA", "IRA", "CRA", "neighbours", "context", "natural")]
         rows.append([row["concept"], named, f"{row['near']:g}", *scores, hurt, str(training["steps"])])
     head = ["concept", "anchor", "near", "UA", "IRA", "CRA", "neighbours", "context", "natural", "hurt most", "steps"]
-    return "\n".join([table(head, rows), "", made_with(found)])
+    done = {(row["anchor"], row["near"]) for row in found["rows"]}
+    left = [f"{name} with {near:g}" for near in NEAR for name in ANCHORS if (name, near) not in done]
+    missing = f"Not run: {'; '.join(left)}.\n\n" if left else ""
+    return "\n".join([table(head, rows), "", missing + made_with(found)])
 
 
 def wordings(found: dict) -> str:
@@ -172,7 +176,7 @@ def wordings(found: dict) -> str:
     return "\n".join([table(head, rows), "", by_wording, "", not_defaults(found) + made_with(found)])
 
 
-BLOCKS = {"docs/anchors.md": ("anchors", anchors), "docs/evaluation.md": ("wordings", wordings)}
+BLOCKS = {"anchors.md": ("anchors", anchors), "evaluation.md": ("wordings", wordings)}
 
 
 def filled(page: str, name: str, text: str) -> str:
@@ -186,7 +190,7 @@ def filled(page: str, name: str, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("docs/pictograms.md"))
+    parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
     parts = {"pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured}
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
@@ -194,7 +198,7 @@ def main() -> None:
     write_text(args.output, "\n".join([title, *found]))
     for page, (name, write) in BLOCKS.items():
         if results := read_json(RESULTS / f"{name}.json"):
-            write_text(Path(page), filled(Path(page).read_text(), name, write(results)))
+            write_text(args.output.parent / page, filled((DOCS / page).read_text(), name, write(results)))
 
 
 if __name__ == "__main__":

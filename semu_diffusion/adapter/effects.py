@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base_layers import full_precision, is_linear, matrix_shape
+from .base_layers import full_precision, is_linear
 from .gradients import eval_mode, padded
 from .layer import SemuLayer, held
 from .moments import squares

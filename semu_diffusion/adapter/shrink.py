@@ -73,7 +73,7 @@ def shrink(
     Args:
         energy: As for `compress`; at 1 no layer's factors are touched before they are rounded.
         precision: A key of `PRECISIONS`.
-        effects: What each layer's update is measured by, as `adapter.effects` finds it; the plain norm where it has none.
+        effects: What each layer's update is measured by (`adapter.effects`); the plain norm where it has none.
 
     Raises:
         ValueError: energy outside (0, 1], an unknown precision, values that the precision cannot hold.
