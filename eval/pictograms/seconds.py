@@ -23,6 +23,7 @@ from ..records import command, machine, make_parser, write_json
 # What every commit since the first defaults can run.
 MEASURED = """
 import json, sys, time
+import semu_diffusion
 import torch
 torch.set_num_threads(1)
 from semu_diffusion.callbacks import Callback
@@ -40,6 +41,7 @@ pipe, clock = load_pipeline("pictograms"), Clock()
 erasure = run_erasure(pipe, EraseConfig(concept=sys.argv[1]), None, callback=clock)
 clock.stage("end")
 facts = {k: erasure.facts[k] for k in ("steps", "left", "trained_percent")}
+assert semu_diffusion.__file__.startswith(sys.argv[2]), semu_diffusion.__file__
 print(json.dumps({"cpu_seconds": round(sum(clock.stages.values()), 2), "stages": clock.stages, **facts}))
 """
 
@@ -54,11 +56,18 @@ def git(*args: str) -> bytes:
 
 def measured(concept: str, code: Path) -> dict:
     """One erasure by the package in a folder, in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(code.resolve()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", MEASURED, concept], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(  # in the folder, as -c puts the working directory before all else
+        [sys.executable, "-c", MEASURED, concept, str(code)], env=environment, cwd=code, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"error: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def best(commit: str, runs: list[dict]) -> dict:
+    """A commit's fastest run, and the seconds of all."""
+    return {"commit": commit, **min(runs, key=lambda r: r["cpu_seconds"]), "all": [r["cpu_seconds"] for r in runs]}
 
 
 def parse_args() -> argparse.Namespace:
@@ -85,8 +94,7 @@ def main() -> None:
             for commit in commits:
                 runs.setdefault(commit, []).append(measured(args.concept, Path(scratch) / commit))
                 print(commit, json.dumps(runs[commit][-1]), flush=True)
-    best = [{"commit": c, **min(own, key=lambda r: r["cpu_seconds"]), "runs": own} for c, own in runs.items()]
-    write_json(args.output, {**head, "rows": best})
+                write_json(args.output, {**head, "rows": [best(*run) for run in runs.items()]})
 
 
 if __name__ == "__main__":
