@@ -9,7 +9,7 @@ import argparse
 import re
 from pathlib import Path
 
-from .pictograms.anchors import ANCHORS, NEAR
+from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
 from .records import read_json, resolved, write_text
 
 RESULTS, DOCS = Path("eval/results"), Path("docs")
@@ -143,9 +143,13 @@ def anchors(found: dict) -> str:
         scores = [shown(erased.get(k), k) for k in ("UA", "IRA", "CRA", "neighbours", "context", "natural")]
         rows.append([row["concept"], named, f"{row['near']:g}", *scores, hurt, str(training["steps"])])
     head = ["concept", "anchor", "near", "UA", "IRA", "CRA", "neighbours", "context", "natural", "hurt most", "steps"]
-    done = {(row["anchor"], row["near"]) for row in found["rows"]}
-    left = [f"{name} with {near:g}" for near in NEAR for name in ANCHORS if (name, near) not in done]
-    missing = f"Not run: {'; '.join(left)}.\n\n" if left else ""
+    done = {(row["anchor"], row["near"], row["concept"]) for row in found["rows"]}
+    left = {
+        (name, near): [c for c in CONCEPTS if (name, near, c) not in done] for near in NEAR for name in ANCHORS
+    }  # fmt: skip
+    some = lambda own: f" ({', '.join(own)})" if len(own) < len(CONCEPTS) else ""  # noqa: E731
+    told = [f"{name} with {near:g}{some(own)}" for (name, near), own in left.items() if own]
+    missing = f"Not run yet: {'; '.join(told)}.\n\n" if told else ""
     return "\n".join([table(head, rows), "", missing + made_with(found)])
 
 
