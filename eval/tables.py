@@ -124,6 +124,23 @@ is the share of the way to the target that is still to go.
     return "\n".join([text, table(["concept", "step", "captured %", "left"], rows), "", made_with(found)])
 
 
+def seconds(found: dict) -> str:
+    """CPU seconds of one erasure by stage, of several commits side by side."""
+    stages = list(dict.fromkeys(name for row in found["rows"] for name in row["stages"]))
+    rows = [
+        [row["commit"], f"{row['cpu_seconds']:.1f}", *(f"{row['stages'].get(k, 0):.1f}" for k in stages),
+         str(row["steps"]), ", ".join(f"{s:.1f}" for s in row["all"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    text = f"""## What an erasure takes
+
+CPU seconds of erasing {found["concept"]} with one thread, by the defaults and the code of several commits, measured in
+turn on one machine beside other work; the fastest run of each.
+"""
+    table_ = table(["commit", "CPU s", *stages, "steps", "all runs"], rows)
+    return "\n".join([text, table_, "", made_with(found)])
+
+
 # ------------------------------------------------------------------------------- tables in other pages
 
 
@@ -196,7 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
-    parts = {"pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured}
+    parts = {
+        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": seconds
+    }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
     write_text(args.output, "\n".join([title, *found]))
