@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
+from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
 
 RESULTS, DOCS = Path("eval/results"), Path("docs")
@@ -194,7 +195,9 @@ def wordings(found: dict) -> str:
         figures = (f"{v:.1f}" for v in (mean(0, "UA"), mean(0, "natural"), mean(1, "natural")))
         each.append([wording, *figures, str(pictures)])
     by_wording = table(["wording", "UA", "natural", "base", "pictures"], each)
-    return "\n".join([table(head, rows), "", by_wording, "", not_defaults(found) + made_with(found)])
+    left = [c for c in WORDED if c not in {row["concept"] for row in found["rows"]}]
+    missing = f"Not run yet: {', '.join(left)}.\n\n" if left else ""
+    return "\n".join([table(head, rows), "", by_wording, "", missing + not_defaults(found) + made_with(found)])
 
 
 BLOCKS = {"anchors.md": ("anchors", anchors), "evaluation.md": ("wordings", wordings)}
