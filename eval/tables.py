@@ -1,4 +1,4 @@
-"""Writes docs/pictograms.md from the results files, so that no figure in the docs was typed by hand.
+"""Writes docs/pictograms.md, and tables in other pages, from the results files, so that no figure was typed by hand.
 
 python -m eval.tables
 """
@@ -6,11 +6,14 @@ python -m eval.tables
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
+from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
+from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
 
-RESULTS = Path("eval/results")
+RESULTS, DOCS = Path("eval/results"), Path("docs")
 SCORES = ("UA", "IRA", "CRA", "neighbours", "natural", "FID", "drift")
 
 
@@ -127,14 +130,106 @@ is the share of the way to the target that is still to go.
     return "\n".join([text, table(["concept", "step", "captured %", "left"], rows), "", made_with(found)])
 
 
+def cost(found: dict) -> str:
+    """CPU seconds of one erasure by stage, of several commits side by side."""
+    stages = list(dict.fromkeys(name for row in found["rows"] for name in row["stages"]))
+    rows = [
+        [row["commit"], f"{row['cpu_seconds']:.1f}", *(f"{row['stages'].get(k, 0):.1f}" for k in stages),
+         str(row["steps"]), ", ".join(f"{s:.1f}" for s in row["all"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    text = f"""## What an erasure takes
+
+CPU seconds of erasing {found["concept"]} with one thread, by the defaults and the code of several commits, measured in
+turn on one machine beside other work; the fastest run of each.
+"""
+    table_ = table(["commit", "CPU s", *stages, "steps", "all runs"], rows)
+    return "\n".join([text, table_, "", made_with(found)])
+
+
+# ------------------------------------------------------------------------------- tables in other pages
+
+
+def anchors(found: dict) -> str:
+    """What to draw instead, in several ways, on the validation concepts."""
+    rows = []
+    for row in found["rows"]:
+        erased, training = row["erased"], row["training"]
+        drawn = row["anchors"][0] if len(row["anchors"]) == 1 else "others"
+        named = f"{row['anchor']}: {drawn}" if drawn and row["anchor"] != "nothing" else row["anchor"]
+        hurt = min(
+            (k for k in erased["per_concept"] if k != row["concept"].removesuffix(" style")),
+            key=lambda k: erased["per_concept"][k] - row["base"]["per_concept"][k],
+        )
+        lost = row["base"]["per_concept"][hurt] - erased["per_concept"][hurt]
+        hurt = f"{hurt} {erased['per_concept'][hurt]:.0f}" if lost > 0 else "none"
+        scores = [shown(erased.get(k), k) for k in ("UA", "IRA", "CRA", "neighbours", "context", "natural")]
+        rows.append([row["concept"], named, f"{row['near']:g}", *scores, hurt, str(training["steps"])])
+    head = ["concept", "anchor", "near", "UA", "IRA", "CRA", "neighbours", "context", "natural", "hurt most", "steps"]
+    done = {(row["anchor"], row["near"], row["concept"]) for row in found["rows"]}
+    left = {
+        (name, near): [c for c in CONCEPTS if (name, near, c) not in done] for near in NEAR for name in ANCHORS
+    }  # fmt: skip
+    some = lambda own: f" ({', '.join(own)})" if len(own) < len(CONCEPTS) else ""  # noqa: E731
+    told = [f"{name} with {near:g}{some(own)}" for (name, near), own in left.items() if own]
+    missing = f"Not run yet: {'; '.join(told)}.\n\n" if told else ""
+    return "\n".join([table(head, rows), "", missing + made_with(found)])
+
+
+def wordings(found: dict) -> str:
+    """Unseen wordings, by concept and, over all concepts, by wording."""
+    total, rows = found["summary"], []
+    for row in found["rows"]:
+        base, erased, anchor = (row[k] for k in ("base", "erased", "anchor"))
+        values = (erased["UA"], erased["natural"], base["natural"], anchor["natural"], erased["beside"], base["beside"])
+        rows.append([row["concept"], anchor["asked"], *(f"{v:.1f}" for v in values)])
+    sides = [total["erased"]["UA"], total["erased"]["natural"], total["base"]["natural"], total["anchor"]["natural"]]
+    sides += [total["erased"]["beside"], total["base"]["beside"]]
+    rows.append(["**mean**", "", *(f"{v:.1f}" for v in sides)])
+    head = ["erased", "anchor", "UA", "natural", "base", "base, asked for the anchor", "beside", "base"]
+    kinds: dict[str, list[tuple[dict, dict]]] = {}
+    for row in found["rows"]:
+        for group, own in row["erased"]["per_wording"].items():
+            if own["counts"]:
+                wording = re.sub(r"^(synonym|typo|language|beside|with): .*", r"\1", group)
+                kinds.setdefault(wording, []).append((own, row["base"]["per_wording"][group]))
+    each = []
+    for wording, pairs in sorted(kinds.items()):
+        pictures = sum(own["pictures"] for own, _ in pairs)
+        mean = lambda side, key: sum(p[side][key] * p[side]["pictures"] for p in pairs) / pictures  # noqa: E731,B023
+        figures = (f"{v:.1f}" for v in (mean(0, "UA"), mean(0, "natural"), mean(1, "natural")))
+        each.append([wording, *figures, str(pictures)])
+    by_wording = table(["wording", "UA", "natural", "base", "pictures"], each)
+    left = [c for c in WORDED if c not in {row["concept"] for row in found["rows"]}]
+    missing = f"Not run yet: {', '.join(left)}.\n\n" if left else ""
+    return "\n".join([table(head, rows), "", by_wording, "", missing + not_defaults(found) + made_with(found)])
+
+
+BLOCKS = {"anchors.md": ("anchors", anchors), "evaluation.md": ("wordings", wordings)}
+
+
+def filled(page: str, name: str, text: str) -> str:
+    """The page with a text between its marks `<!-- name -->` and `<!-- /name -->`. ValueError where it lacks these."""
+    before, begin, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not end:
+        raise ValueError(f"the page has no marks <!-- {name} --> and <!-- /{name} -->")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("docs/pictograms.md"))
+    parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
-    parts = {"pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured}
+    parts = {
+        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": cost
+    }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
     write_text(args.output, "\n".join([title, *found]))
+    for page, (name, write) in BLOCKS.items():
+        if results := read_json(RESULTS / f"{name}.json"):
+            write_text(args.output.parent / page, filled((DOCS / page).read_text(), name, write(results)))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def erase_and_score(concept: str, options: dict, seeds: int, threads: int, adapt
     erasure = run_erasure(pipe, EraseConfig(concept=concept, **options), folder, overwrite=True)
     report, _ = run_pictograms(pipe, [concept], seeds_forget=seeds, cache=CACHE)
     training = {k: erasure.facts[k] for k in ("seconds", "steps", "left", "layers", "trained", "trained_percent")}
-    return {"concept": concept, "training": training, **report}
+    return {"concept": concept, "anchors": erasure.facts["anchors"][concept], "training": training, **report}
 
 
 def summary(rows: list[dict]) -> dict:

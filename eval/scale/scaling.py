@@ -27,7 +27,8 @@ from semu_diffusion.adapter.sketch import Maps
 from semu_diffusion.adapter.weights import WEIGHTS
 from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.families.sampling import ERASING
-from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
+from semu_diffusion.diffusion.schedule import CHECK_EVERY
+from semu_diffusion.diffusion.trainer import HELD_OUT
 
 from ..records import make_parser, read_json, write_text
 from .models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes

@@ -87,7 +87,7 @@ class Fusion:
             A = torch.cat([strengths[k] * part for k, part in left.items()], 1)
             root = Root(self.moments[name], damping, A.device)
             X = root.solve(torch.cat(list(self.right[name].values()), 1))
-            basis, core = compress(A, torch.eye(A.shape[1]).to(A), X, energy, root, max_rank)
+            basis, core = compress(A, torch.eye(A.shape[1]).to(A), X, energy, root.times(X), max_rank)
             if basis.rank:
                 found[name] = Update(basis.U, core, basis.V)
         return found

@@ -188,6 +188,10 @@ class SemuLayer(nn.Module, BaseTunerLayer):
             weight = self.get_base_layer().weight
             weight.data = (weight.data.float() - self.get_delta_weight(name)).to(weight.dtype)
 
+    def right(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        """V^T x, in the dtype of x."""
+        raise TypeError(f"{type(self).__name__} has no update of its own; use SemuLinear or SemuConv2d")
+
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
         """The layer's update applied to x, in the dtype of x."""
         raise TypeError(f"{type(self).__name__} has no update of its own; use SemuLinear or SemuConv2d")
@@ -212,9 +216,11 @@ class SemuLayer(nn.Module, BaseTunerLayer):
 class SemuLinear(SemuLayer):
     """Linear layer with U R V^T beside it."""
 
+    def right(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        return F.linear(x, held(self.semu_V, adapter_name, x.is_meta).to(x).T)  # (..., n) -> (..., r)
+
     def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        V, UR = held(self.semu_V, adapter_name, x.is_meta).to(x), self.left(adapter_name, x.is_meta).to(x)
-        return F.linear(F.linear(x, V.T), UR)  # (..., n) -> (..., r) -> (..., m)
+        return F.linear(self.right(x, adapter_name), self.left(adapter_name, x.is_meta).to(x))  # (..., r) -> (..., m)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -223,13 +229,16 @@ class SemuLinear(SemuLayer):
 class SemuConv2d(SemuLayer):
     """Convolution with conv1x1(conv(x, V^T), U R) beside it; groups share V, as they share the columns of W."""
 
-    def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        conv = self.get_base_layer()
-        V, UR = held(self.semu_V, adapter_name, x.is_meta).to(x), self.left(adapter_name, x.is_meta).to(x)
+    def right(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        conv, V = self.get_base_layer(), held(self.semu_V, adapter_name, x.is_meta).to(x)
         down = V.T.reshape(-1, *weight_shape(conv)[1:]).contiguous()  # else torch takes x for channels last, and copies
         if conv.groups > 1:
             down = down.repeat(conv.groups, 1, 1, 1)  # (groups r, in / groups, kh, kw)
-        return F.conv2d(conv._conv_forward(x, down, None), UR[:, :, None, None], groups=conv.groups)
+        return conv._conv_forward(x, down, None)
+
+    def delta(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
+        UR, groups = self.left(adapter_name, x.is_meta).to(x), self.get_base_layer().groups
+        return F.conv2d(self.right(x, adapter_name), UR[:, :, None, None], groups=groups)
 
 
 def make_layer(target: nn.Module, adapter_name: str, r: int, inference_mode: bool, name: str = "") -> SemuLayer:

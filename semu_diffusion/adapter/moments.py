@@ -15,6 +15,7 @@ from torch import nn
 
 from .base_layers import device_of, full_precision, is_linear, matrix_shape, weight_shape
 from .config import SemuConfig
+from .decompose import gram_matrix
 from .gradients import eval_mode, patches
 from .model import find_layers
 from .ranks import ALONE, Ranks
@@ -63,6 +64,11 @@ def random_map(n: int, device: torch.device | str, seed: int) -> torch.Tensor:
     return omega
 
 
+def squares(x: torch.Tensor) -> float:
+    """||x||^2 of x (..., n): row by row in fp32, which cannot add up millions of them, and these in fp64."""
+    return torch.linalg.vector_norm(x, dim=-1).double().square().sum().item()
+
+
 class Moments:
     """Sums x x^T over rows x (N, n); n decides whether all of it or its product with a random Omega (n, k).
 
@@ -82,9 +88,11 @@ class Moments:
         """Adds rows x (N, n)."""
         with full_precision(x.device):
             x = x.float()
-            self.sum += (x.T @ (x if self.omega is None else x @ self.omega)).to(self.sum.device)
+            product = gram_matrix(x.T[None])[0] if self.omega is None else x.T @ (x @ self.omega)
+            self.sum += product.to(self.sum.device)
         self.count += len(x)
-        self.trace += x.square().sum(dtype=torch.float64).item()
+        if self.omega is not None:
+            self.trace += squares(x)
 
     def mean(self) -> torch.Tensor | LeadingMoments:
         """C (n, n), which takes the place of the sum, or its approximation. To be called once."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from .moments import Root
 from .updates import STORED, Update, check_energy, check_precision, compress, inner, rounded, widened
 from .weights import semu_layers, update_of
 
@@ -65,7 +64,7 @@ def shrink(
     energy: float = 1.0,
     precision: str = "fp32",
     adapter_name: str = "default",
-    root: Callable[[str], Root | None] = lambda name: None,
+    effects: Mapping[str, torch.Tensor] | None = None,
 ) -> Shrunk:
     """Truncates every layer of an injected adapter to a share of its energy and rounds it, in place.
 
@@ -74,7 +73,7 @@ def shrink(
     Args:
         energy: As for `compress`; at 1 no layer's factors are touched before they are rounded.
         precision: A key of `STORED`.
-        root: Layer -> the root of its inputs' second moments, or None for the plain norm.
+        effects: What each layer's update is measured by (`adapter.effects`); the plain norm where it has none.
 
     Raises:
         ValueError: energy outside (0, 1], an unknown precision, values that the precision cannot hold.
@@ -85,7 +84,7 @@ def shrink(
     for name, layer in semu_layers(model, adapter_name).items():
         old = new = update_of(layer, adapter_name)
         if energy < 1:
-            basis, core = compress(*old, energy, root(name))
+            basis, core = compress(*old, energy, (effects or {}).get(name))
             new = Update(basis.U, core, basis.V)
         new = rounded(*new, dtype, name)
         total += Shrunk((len(old.R), len(new.R)), (size(old), size(new, dtype)), distance(old, new), inner(old, old))

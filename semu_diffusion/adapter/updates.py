@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 
 from .decompose import Basis, choose_rank
-from .moments import Root
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of files that others read
 STORED = {"int8": torch.int8, **PRECISIONS}  # U and V of a native file
@@ -48,15 +47,16 @@ def compress(
     R: torch.Tensor,
     V: torch.Tensor,
     energy: float,
-    root: Root | None = None,
+    effect: torch.Tensor | None = None,
     max_rank: int | None = None,
 ) -> tuple[Basis, torch.Tensor]:
     """The update D = U R V^T truncated to the smallest rank that keeps `energy` of it, and its new R = diag(S).
 
-    With a root L of second moments C = L L^T of the layer's inputs the energy is that of what D does to its outputs,
+    With second moments C = L L^T of the layer's inputs the energy is that of what D does to its outputs,
     ||D L||_F^2 = tr(D C D^T): with the leading left singular vectors P of D L, P P^T D changes them least
-    (Eckart-Young). Without one it is ||D||_F^2. U is (m, p), R (p, q), V (n, q), of any p and q; p and q may exceed
-    m and n. Rank 0 for an update that is zero. U and V come back orthonormal.
+    (Eckart-Young). Of C only V^T C V is needed: `effect` is an E (k, q) with E^T E = V^T C V, such as L^T V. Without
+    it the energy is ||D||_F^2. U is (m, p), R (p, q), V (n, q), of any p and q; p and q may exceed m and n. Rank 0
+    for an update that is zero. U and V come back orthonormal.
 
     Raises:
         ValueError: energy outside (0, 1].
@@ -64,7 +64,7 @@ def compress(
     check_energy(energy)
     QU, TU = torch.linalg.qr(U.double())
     T = TU @ R.double()  # D = QU T V^T
-    P, S, _ = torch.linalg.svd(T @ triangle(V if root is None else root.times(V)).T, full_matrices=False)
+    P, S, _ = torch.linalg.svd(T @ triangle(V if effect is None else effect).T, full_matrices=False)
     r = choose_rank(S, energy, max_rank)
     kept = (S[:r].square().sum() / S.square().sum().clamp_min(1e-300)).item()
     right, S, turn = torch.linalg.svd(V.double() @ T.T @ P[:, :r], full_matrices=False)  # P^T D, transposed: (n, r)

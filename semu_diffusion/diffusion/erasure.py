@@ -45,8 +45,9 @@ from .plan import Plan, make_plan
 from .precision import left_out, loss_scale, make_accelerator, named_few
 from .processes import check_processes, number, ranks_of, shard
 from .results import measure, write_outputs
+from .schedule import Progress
 from .states import States
-from .trainer import Progress, Trainer
+from .trainer import Trainer
 from .truncation import make_small
 
 OUTPUTS = 5  # files as large as the adapter: two checkpoints for a moment, then itself, its LoRA and its kohya file
@@ -326,7 +327,7 @@ def train(
     """Trains R; without an output folder the checkpoint goes to a temporary one."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(family, config, states, accelerator, work or Path(scratch), scale, batches)
-        callback.stage("training R", trainer.end(Progress()))
+        callback.stage("training R", trainer.schedule.end(Progress()))
         if config.tracker:
             accelerator.init_trackers("semu")
 

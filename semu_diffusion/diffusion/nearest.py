@@ -15,7 +15,7 @@ from accelerate.utils import align_module_device
 from .concepts import Concept, Pair, Vocabulary, frames_of, names, others_of, singular
 from .concepts.language import is_noun
 from .concepts.prompts import say
-from .families import Family, select
+from .families import Family, repeated, select
 from .states import Contexts, draw_records
 
 # Of the distance from the concept's answers to those without it: a word nearer than that draws the same. On the
@@ -25,6 +25,7 @@ LOOKED_AT = 12  # words, nearest in the text space, that the denoiser is asked a
 WORDS = 48  # of the tokenizer's, nearest among its embeddings, that are encoded
 NEIGHBOURS = 4  # words that are kept with more care
 SENTENCES = 4  # trajectories of the concept on which the denoiser is asked
+TOGETHER = 3  # words that it is asked about at once, as many answers as a trajectory takes at each of its states
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,13 @@ def answer_distances(
     own = [words[k] for k in family.ranks.places(len(words)).tolist()]
     apart = torch.zeros(len(own), dtype=torch.float64)
     for r in records:
-        for k, word in enumerate(own):
-            rows = contexts[said[word]]
-            x, t = (r[key].to(family.device) for key in ("x", "t"))
-            answer = family.predict(x, t, select(contexts.values, rows)).cpu()
-            apart[k] += (answer - r["concept"]).float().square().sum().item()
+        x, t = (r[key].to(family.device) for key in ("x", "t"))
+        for k in range(0, len(own), TOGETHER):
+            part = own[k : k + TOGETHER]
+            conditions = select(contexts.values, torch.cat([contexts[said[word]] for word in part]))
+            answers = family.predict(repeated(x, len(part)), t.repeat(len(part)), conditions).cpu()
+            for place, answer in enumerate(answers.chunk(len(part)), k):
+                apart[place] += (answer - r["concept"]).float().square().sum().item()
     nothing = sum((r["anchor"] - r["concept"]).float().square().sum().item() for r in records)
     apart = family.ranks.rows(apart, len(words)).tolist()
     return {w: (value / max(nothing, 1e-12)) ** 0.5 for w, value in zip(words, apart, strict=True)}

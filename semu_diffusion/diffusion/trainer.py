@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..adapter.gradients import LossScale
 from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
 from ..callbacks import Stopped
-from .adversary import STEPS, Adversary
+from .adversary import Adversary
 from .checkpoint import put_back, trained_state
 from .config import EraseConfig
 from .devices import is_hooked
@@ -27,11 +27,9 @@ from .objectives import OBJECTIVES, remaining_share, squared_error
 from .pipeline import base_name
 from .precision import set_scaler
 from .processes import check_parts
+from .schedule import Progress, Schedule
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
-CHECK_EVERY = 10  # steps between measurements of what is left
-# Steps in which the learning rate falls to 0: the last ones of a constant rate still swing by several points.
-COOLDOWN = 30
 PLANNED = ("sketch", "gradient_checkpointing", "accumulate", "geometry")  # --max-memory may choose these by machine
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
@@ -43,16 +41,6 @@ class Batch:
     forget: torch.Tensor
     keep: torch.Tensor
     shift: torch.Tensor
-
-
-@dataclass
-class Progress:
-    """Where training is; saved with each checkpoint."""
-
-    step: int = 0
-    reached: int = 0  # the step at which the stop rule was met, 0 before
-    attacks: list[int] = field(default_factory=list)  # steps after which adversarial shifts were sought
-    history: list[dict] = field(default_factory=list)
 
 
 class Trainer:
@@ -72,6 +60,7 @@ class Trainer:
         kept += [(REMAIN, 1.0)] if config.beta else []
         self.kept = [(index, share) for kind, share in kept if len(index := states.of_kind(kind))]
         empty = states.prompt[states.of_kind(EMPTY)[:1]].tolist()
+        self.schedule = Schedule(config)
         self.adversary = Adversary(moved(states.contexts, accelerator.device), *empty or [None])
         if config.adversarial and self.adversary.shifts is None:
             raise ValueError("adversarial rounds shift text states, which this model is not given; use --adversarial 0")
@@ -187,20 +176,6 @@ class Trainer:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
 
-    def end(self, progress: Progress) -> int:
-        """The last step: `settle` steps after the stop rule was met, or the end of the last round."""
-        last, attacks = self.config.steps, progress.attacks
-        if self.config.adversarial:
-            begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
-            return begun + STEPS * (self.config.adversarial - over)
-        settle = COOLDOWN if self.config.settle is None else self.config.settle
-        return min(progress.reached + settle, last) if progress.reached else last
-
-    def rate(self, progress: Progress) -> float:
-        """Ten steps of warm-up, then constant; falls linearly over the last `COOLDOWN` steps."""
-        left = (self.end(progress) - progress.step) / COOLDOWN
-        return min(1.0, (progress.step + 1) / 10, left)
-
     def train(self, report: Callable[[dict], None]) -> Progress:
         """Runs until the stop rule and the cooldown after it are done; `report` gets a row per step.
 
@@ -212,17 +187,20 @@ class Trainer:
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
         model, prepared = self.prepared(optimizer)
-        while progress.step < self.end(progress):
+        held = len(self.ranks.whole(self.held_out)) > 0
+        while progress.step < self.schedule.end(progress):
             for group, lr in zip(prepared.param_groups, base, strict=True):
-                group["lr"] = lr * self.rate(progress)
+                group["lr"] = lr * self.schedule.rate(progress)
             row = self.step(model, prepared, progress.step)
             progress.step += 1
-            if progress.step % CHECK_EVERY == 0 and len(self.ranks.whole(self.held_out)):
+            if held and self.schedule.check_due(progress):
                 row["left"] = self.share_left(self.family.model)
             progress.history.append(row)
-            if self.attack_due(progress):
+            if self.schedule.attack_due(progress):
                 self.attack(progress)
-            progress.reached = progress.reached or progress.step * (self.met(progress) and not progress.attacks)
+            progress.reached = progress.reached or progress.step * (
+                self.schedule.met(progress) and not progress.attacks
+            )
             try:
                 report(row)
             except Stopped:
@@ -274,20 +252,7 @@ class Trainer:
         self.ranks.average([values])
         return {**dict(zip(row, values.tolist())), "step": row["step"]}
 
-    def met(self, progress: Progress) -> bool:
-        """True once the last two measurements are at or below `stop_at`."""
-        left = [row["left"] for row in progress.history if "left" in row]
-        return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at
-
     # ------------------------------------------------------------------------------------------ attacks
-
-    def attack_due(self, progress: Progress) -> bool:
-        """True while rounds are left, once the one before is over; the first once the plain prompts are forgotten."""
-        if progress.attacks:
-            over = progress.step - progress.attacks[-1] >= STEPS
-        else:
-            over = self.met(progress) or progress.step >= self.config.steps
-        return len(progress.attacks) < self.config.adversarial and over
 
     def attack(self, progress: Progress) -> None:
         """Begins a round: more shifts, which `follow` then takes to where the concept is drawn."""

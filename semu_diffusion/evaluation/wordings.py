@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..diffusion.concepts import Vocabulary, forget_pairs, kind_of, name_of
+from ..diffusion.concepts.language import engine
 from ..pictograms.words import SYNONYMS
 
 WORDS = Path(__file__).with_name("wordings.json")
@@ -143,21 +144,14 @@ def _words() -> dict:
     return json.loads(WORDS.read_text(encoding="utf-8"))
 
 
-@cache
-def _english():
-    import inflect
-
-    return inflect.engine()
-
-
 def with_article(noun: str) -> str:
     """ "an apple", "a rocket"; a name ("Van Gogh") as it is."""
-    return noun if noun[:1].isupper() else _english().a(noun)
+    return noun if noun[:1].isupper() else engine().a(noun)
 
 
 def plural(noun: str) -> str:
     """ "knives", "glasses of wine"; a name ("Van Gogh") as it is."""
-    return noun if noun[:1].isupper() else _english().plural_noun(noun)
+    return noun if noun[:1].isupper() else engine().plural_noun(noun)
 
 
 def reworded(name: str) -> list[str]:

@@ -50,7 +50,7 @@ def test_truncation_in_a_metric_is_the_best_of_its_rank_there(energy, leading):
     left, S, right = torch.linalg.svd(full(D) @ root, full_matrices=False)
     shares = S.square().cumsum(0) / S.square().sum()
     r = next(k + 1 for k in range(6) if shares[k] >= energy)
-    basis, core = compress(*D, energy, Root(C, 0.01))
+    basis, core = compress(*D, energy, Root(C, 0.01).times(D.V))
     assert basis.rank == r and basis.energy == pytest.approx(shares[r - 1].item(), abs=1e-6)
     best = (left[:, :r] * S[:r]) @ right[:r] @ torch.linalg.inv(root)
     found = full(Update(basis.U, core, basis.V))

@@ -125,7 +125,7 @@ def watched(tiny_model):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "follow", watch_follow)
         patch.setattr(Trainer, "train", watch_train)
-        patch.setattr("semu_diffusion.diffusion.trainer.STEPS", 20)
+        patch.setattr("semu_diffusion.diffusion.schedule.STEPS", 20)
         seen["run"] = quick(tiny_model, **ROUND)
     return seen
 
@@ -143,15 +143,15 @@ def test_training_forgets_the_shifts_too(watched):
 def test_rounds_begin_when_the_steps_before_are_over(watched, tiny_model, monkeypatch):
     progress = watched["run"].progress
     assert progress.attacks == [20] and progress.step == 40
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 3)
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.STEPS", 3)
     again = quick(tiny_model, steps=4, adversarial=2).progress
     assert again.attacks == [4, 7] and again.step == 10
 
 
 def test_a_round_begins_once_the_plain_prompts_are_forgotten(tiny_model, monkeypatch):
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 3)
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.CHECK_EVERY", 1)
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.COOLDOWN", 2)
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.STEPS", 3)
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.CHECK_EVERY", 1)
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.COOLDOWN", 2)
     progress = quick(tiny_model, steps=9, stop_at=9.0, adversarial=1).progress
     assert progress.attacks == [2] and progress.step == 5  # and it takes its steps whatever is left
 
@@ -165,7 +165,7 @@ def test_no_round_without_being_asked(tiny_model):
 
 
 def test_resuming_at_every_step_gives_the_same(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 2)
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.STEPS", 2)
     options = {"steps": 2, "adversarial": 2, "save_every": 1}
     whole = quick(tiny_model, output=tmp_path / "whole", **options)
     result = interrupted(monkeypatch, 6, tiny_model, output=tmp_path / "out", **options)

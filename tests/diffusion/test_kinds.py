@@ -18,6 +18,7 @@ from semu_diffusion.diffusion.concepts import (
     is_file,
     keep_prompts,
     kind_of,
+    language,
     with_article,
 )
 from semu_diffusion.pictograms.words import OBJECTS, article
@@ -303,3 +304,13 @@ def test_numbers_follow_the_concepts_unless_given():
     assert (one.latents, one.keep_latents, one.steps, one.max_rank, one.gradient_records) == (48, 80, 200, 32, 256)
     assert (many.latents, many.keep_latents, many.max_rank, many.gradient_records) == (384, 240, 80, 1024)
     assert many.steps == 7 and one.gamma == 0.9 and many.gamma == 0.95 and many.batch_size == 16
+
+
+def test_the_library_for_english_is_imported_without_type_checks_and_others_keep_theirs():
+    import typeguard
+
+    checked = typeguard.typechecked
+    with pytest.raises(ZeroDivisionError), language._unchecked():
+        assert typeguard.typechecked(int) is int
+        raise ZeroDivisionError
+    assert typeguard.typechecked is checked

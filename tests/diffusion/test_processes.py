@@ -16,7 +16,7 @@ from tiny import QUICK, flags
 from semu_diffusion import EraseConfig, load_pipeline
 from semu_diffusion.adapter.ranks import Ranks
 from semu_diffusion.callbacks import Callback
-from semu_diffusion.diffusion import erasure, trainer
+from semu_diffusion.diffusion import erasure, schedule
 from semu_diffusion.diffusion.families import StableDiffusion, family_of
 from semu_diffusion.diffusion.loading import check_device, default_device
 from semu_diffusion.diffusion.processes import check_processes, shard
@@ -68,7 +68,7 @@ def counted(tmp_path_factory):
         return predict(self, model, x, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "STEPS", 3)
+        patch.setattr(schedule, "STEPS", 3)
         patch.setattr(finish, "draw_together", partial(finish.draw_together, steps=2))
         patch.setattr(StableDiffusion, "call", watch)
         yield folder

@@ -20,8 +20,9 @@ from semu_diffusion import EraseConfig, erase, load_pipeline
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.diffusion.config import TARGETS
 from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
+from semu_diffusion.diffusion.schedule import Progress, Schedule
 from semu_diffusion.diffusion.states import EMPTY, KEEP
-from semu_diffusion.diffusion.trainer import Progress, Trainer
+from semu_diffusion.diffusion.trainer import Trainer
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -206,20 +207,21 @@ def test_given_pictures(tiny_model, tmp_path):
 def test_the_run_stops_once_the_concept_is_gone(tiny_model, monkeypatch):
     shares = iter([0.9, 0.1, 0.6, 0.2, 0.15, 0.1])
     monkeypatch.setattr(Trainer, "share_left", lambda self, model: next(shares))
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.COOLDOWN", 7)
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.COOLDOWN", 7)
     result = quick(tiny_model, steps=70, stop_at=0.3, strength=0.0, batch_size=1, settle=7)
     assert result.progress.reached == 50 and result.progress.step == 57
+    measured = {row["step"]: row["left"] for row in result.progress.history if "left" in row}  # and once at the end
+    assert list(measured) == [10, 20, 30, 40, 50, 57] and result.facts["left"] == 0.1
 
 
 def test_the_learning_rate_falls_to_zero_after_the_stop_rule_or_at_the_last_step(monkeypatch):
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.COOLDOWN", 20)
-    trainer = Trainer.__new__(Trainer)
-    trainer.config = EraseConfig(concept="cat", steps=100)
-    rates = [trainer.rate(Progress(step)) for step in range(100)]
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.COOLDOWN", 20)
+    schedule = Schedule(EraseConfig(concept="cat", steps=100))
+    rates = [schedule.rate(Progress(step)) for step in range(100)]
     assert rates[0] == 0.1 and rates[10:81] == [1.0] * 71 and rates[-1] == pytest.approx(1 / 20)
-    cooling = [trainer.rate(Progress(step, reached=30)) for step in range(30, 50)]
-    assert cooling == pytest.approx([1 - k / 20 for k in range(20)]) and trainer.end(Progress(reached=30)) == 50
-    assert trainer.end(Progress(reached=95)) == 100
+    cooling = [schedule.rate(Progress(step, reached=30)) for step in range(30, 50)]
+    assert cooling == pytest.approx([1 - k / 20 for k in range(20)])
+    assert [schedule.end(Progress(reached=step)) for step in (30, 95)] == [50, 100]
 
 
 # ------------------------------------------------------------------------------------------- interruptions
@@ -353,7 +355,7 @@ def test_only_accelerates_word_to_torch_is_not_passed_on(tiny_model, monkeypatch
 )
 def test_the_smallest_runs(little, tiny_model, monkeypatch):
     """With fewer records than a batch, a held-out part or a geometry would like to have."""
-    monkeypatch.setattr("semu_diffusion.diffusion.trainer.STEPS", 2)  # of an adversarial round
+    monkeypatch.setattr("semu_diffusion.diffusion.schedule.STEPS", 2)  # of an adversarial round
     options = {"steps": 2, "concept": "cigarette", **little}
     result = quick(tiny_model, options.pop("concept"), **options)
     assert result.progress.step >= 2 and all(R.isfinite().all() for R in trained(result.pipe).values())

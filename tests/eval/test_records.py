@@ -81,8 +81,18 @@ def test_the_ablation_takes_up_only_what_was_made_alike():
     assert ablation.finished({"seeds_forget": 4, "variants": tables}) == {"default": rows}
 
 
-def test_the_page_of_measured_results_is_that_of_the_files(tmp_path, monkeypatch):
+def test_the_pages_of_measured_results_are_those_of_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tables", "--output", str(tmp_path / "pictograms.md")])
     monkeypatch.chdir(tables.RESULTS.resolve().parents[1])
     tables.main()
-    assert (tmp_path / "pictograms.md").read_text() == Path("docs/pictograms.md").read_text()
+    assert {page.name for page in tmp_path.iterdir()} == {"pictograms.md", *tables.BLOCKS}
+    for page in tmp_path.iterdir():
+        assert page.read_text() == Path("docs", page.name).read_text()
+
+
+def test_a_table_is_put_between_its_marks_and_nowhere_else():
+    page = "one\n<!-- a -->\nold\n<!-- /a -->\ntwo\n"
+    new = tables.filled(page, "a", "new\n")
+    assert new == "one\n<!-- a -->\n\nnew\n\n<!-- /a -->\ntwo\n" == tables.filled(new, "a", "new\n")
+    with pytest.raises(ValueError, match="no marks <!-- b --> and <!-- /b -->"):
+        tables.filled(page, "b", "new")

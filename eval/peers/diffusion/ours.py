@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from semu_diffusion.diffusion import EraseConfig, run_erasure
-from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
+from semu_diffusion.diffusion.schedule import CHECK_EVERY
+from semu_diffusion.diffusion.trainer import HELD_OUT
 
 from .work import Budget, Edited
 

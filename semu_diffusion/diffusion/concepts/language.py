@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from functools import cache
 
 # What a prompt may consist of without naming anything.
@@ -22,10 +24,26 @@ MASS = frozenset({
 TAIL = r"(?: (?:of|in|with|on|at|for|from|to|by|and|without|\w{3,}ing)\b .+)?"
 
 
-@cache
-def _engine():
-    import inflect
+@contextlib.contextmanager
+def _unchecked() -> Iterator[None]:
+    """Without the type checks that typeguard writes into a package when it is imported, from its parsed source."""
+    try:
+        import typeguard
+    except ImportError:  # inflect 7.0 has none
+        yield
+        return
+    checked, typeguard.typechecked = typeguard.typechecked, lambda target: target
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checked
 
+
+@cache
+def engine():
+    """inflect's, for articles and plurals; its checks would take two seconds of every process."""
+    with _unchecked():
+        import inflect
     return inflect.engine()
 
 
@@ -34,7 +52,7 @@ def _lemmas(word: str) -> tuple[str, ...]:
     """The dictionary forms of a noun, () where the dictionary does not have it."""
     import lemminflect
 
-    one = False if word.endswith("s") else _engine().singular_noun(word)  # "person" of "people", which it has as one
+    one = False if word.endswith("s") else engine().singular_noun(word)  # "person" of "people", which it has as one
     return (one,) if one else lemminflect.getAllLemmas(word, upos="NOUN").get("NOUN", ())
 
 
@@ -96,7 +114,7 @@ def with_article(noun: str) -> str:
     """ "an apple", "a unicorn", "an hour"; "scissors", "nudity" and "Van Gogh" as they are."""
     if not noun or noun.startswith(("a ", "an ", "the ")) or proper(noun) or not countable(noun):
         return noun
-    return _engine().a(noun)
+    return engine().a(noun)
 
 
 def plural(noun: str) -> str:
@@ -104,7 +122,7 @@ def plural(noun: str) -> str:
     if proper(noun) or not countable(noun):
         return noun
     before, word, after = head(noun)
-    return f"{before}{_engine().plural_noun(word)}{after}"
+    return f"{before}{engine().plural_noun(word)}{after}"
 
 
 def forms(noun: str) -> tuple[str, ...]:
@@ -112,7 +130,7 @@ def forms(noun: str) -> tuple[str, ...]:
     name = singular(bare(noun).lower())
     before, word, after = head(name)
     known = is_noun(word)
-    others = () if known and not countable(word) else (*(_plurals(word) if known else ()), _engine().plural_noun(word))
+    others = () if known and not countable(word) else (*(_plurals(word) if known else ()), engine().plural_noun(word))
     found = dict.fromkeys((bare(noun).lower(), name, *(f"{before}{w}{after}" for w in others if w)))
     return tuple(found)
 

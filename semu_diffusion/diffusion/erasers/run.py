@@ -20,7 +20,7 @@ from ..families import Family
 from ..loading import DoesNotFit
 from ..plan import make_plan
 from ..results import measure
-from ..trainer import Progress
+from ..schedule import Progress
 from .registry import OWN, Eraser, eraser_of
 from .task import Task
 
