@@ -22,6 +22,11 @@ def shown(value: float | None, key: str) -> str:
     return "–" if value is None else f"{value:.3f}" if key == "drift" else f"{value:.1f}"
 
 
+def seconds(value: float) -> str:
+    """Seconds with two digits: 0.082, 1.4, 71."""
+    return f"{value:.0f}" if value >= 10 else f"{float(f'{value:.2g}'):g}"
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -64,7 +69,7 @@ UA is the share of pictures of the erased concept in which the oracle no longer 
 what must stay: concepts of the same kind and of the other. Nothing is tuned per concept.
 
 Worst UA: {worst}, {share:.1f}. IRA changes by {total["IRA_change"]:+.1f} and CRA by {total["CRA_change"]:+.1f} points
-on average. One erasure took {total["seconds"]:.0f} s on average.
+on average. One erasure took {seconds(total["seconds"])} s on average.
 """
     return "\n".join([text, table(head, rows), "", not_defaults(found) + made_with(found)])
 
@@ -77,7 +82,7 @@ def ablation(found: dict) -> str:
         scores = [shown(total["erased"][k], k) for k in ("UA", "IRA", "CRA", "FID", "drift")]
         changes = [f"{total[f'{k}_change']:+.1f}" for k in ("IRA", "CRA")]
         options = ", ".join(f"{k}={v}" for k, v in variant["options"].items()) or "the defaults"
-        cost = [f"{total['trained_percent']:.2f}", f"{total['seconds']:.0f}", str(total["concepts"])]
+        cost = [f"{total['trained_percent']:.2f}", seconds(total["seconds"]), str(total["concepts"])]
         rows.append([name, f"`{options}`", *scores, *changes, *cost])
     head = ["variant", "options", "UA", "IRA", "CRA", "FID", "drift", "ΔIRA", "ΔCRA", "trained %", "s", "concepts"]
     return "\n".join(["## One option changed at a time", "", table(head, rows), "", made_with(found)])
@@ -91,7 +96,7 @@ def many(found: dict) -> str:
         scores = [f"{row['erased'][k]:.1f}" for k in ("UA", "IRA", "CRA")]
         changes = [f"{row[f'{k}_change']:+.1f}" for k in ("IRA", "CRA")]
         size = row.get("merged", row["training"])["bytes"]
-        cost = [f"{row['training']['seconds']:.0f}", f"{size / 1e6:.1f}"]
+        cost = [seconds(row["training"]["seconds"]), f"{size / 1e6:.1f}"]
         rows.append([str(row["count"]), row["way"], *scores, *changes, f"{worst}, {row['UA_each'][worst]:.1f}", *cost])
     total = found["summary"]
     fine = "reaches" if total["best_reaches_UA_95_and_IRA_within_5"] else "does not reach"
@@ -125,11 +130,11 @@ is the share of the way to the target that is still to go.
     return "\n".join([text, table(["concept", "step", "captured %", "left"], rows), "", made_with(found)])
 
 
-def seconds(found: dict) -> str:
+def stages(found: dict) -> str:
     """CPU seconds of one erasure by stage, of several commits side by side."""
-    stages = list(dict.fromkeys(name for row in found["rows"] for name in row["stages"]))
+    names = list(dict.fromkeys(name for row in found["rows"] for name in row["stages"]))
     rows = [
-        [row["commit"], f"{row['cpu_seconds']:.1f}", *(f"{row['stages'].get(k, 0):.1f}" for k in stages),
+        [row["commit"], f"{row['cpu_seconds']:.1f}", *(f"{row['stages'].get(k, 0):.1f}" for k in names),
          str(row["steps"]), ", ".join(f"{s:.1f}" for s in row["all"])]
         for row in found["rows"]
     ]  # fmt: skip
@@ -138,7 +143,7 @@ def seconds(found: dict) -> str:
 CPU seconds of erasing {found["concept"]} with one thread, by the defaults and the code of several commits, measured in
 turn on one machine beside other work; the fastest run of each.
 """
-    table_ = table(["commit", "CPU s", *stages, "steps", "all runs"], rows)
+    table_ = table(["commit", "CPU s", *names, "steps", "all runs"], rows)
     return "\n".join([text, table_, "", made_with(found)])
 
 
@@ -217,7 +222,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
     parts = {
-        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": seconds
+        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": stages
     }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"

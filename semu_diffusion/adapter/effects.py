@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base_layers import full_precision, is_linear
+from .base_layers import device_of, full_precision, is_linear
 from .gradients import eval_mode, padded
 from .layer import SemuLayer, held
 from .moments import squares
+from .ranks import ALONE, Ranks
 from .weights import semu_layers
 
 
@@ -24,15 +25,21 @@ class Effect:
 
     def __init__(self, layer: SemuLayer, adapter_name: str):
         self.layer, self.adapter_name = layer, adapter_name
-        self.sum, self.squares, self.count = 0.0, 0.0, 0
+        r = layer.r[adapter_name]
+        self.sum, self.squares, self.count = torch.zeros(r, r, device=device_of(layer.get_base_layer())), 0.0, 0
 
     def add(self, x: torch.Tensor) -> None:
         """Adds an input of the layer."""
         with full_precision(x.device):
             z = rows(self.layer, self.layer.right(x.float(), self.adapter_name))
-            self.sum = self.sum + z.T @ z
+            self.sum += (z.T @ z).to(self.sum.device)
             self.squares += squares(windows(self.layer.get_base_layer(), x.float()))
         self.count += len(z)
+
+    def add_up(self, ranks: Ranks) -> None:
+        """All processes' sums, in each of them."""
+        self.sum = ranks.add(self.sum)
+        self.count, self.squares = ranks.add(torch.tensor([self.count, self.squares], dtype=torch.float64)).tolist()
 
     def root(self, damping: float) -> torch.Tensor:
         """E (r, r) with E^T E = V^T (C + damping size I) V, fp64; size is the mean of C's diagonal."""
@@ -59,13 +66,18 @@ def windows(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def effects(
-    model: nn.Module, forward: Callable[[], object], damping: float, adapter_name: str = "default"
+    model: nn.Module,
+    forward: Callable[[], object],
+    damping: float,
+    adapter_name: str = "default",
+    ranks: Ranks = ALONE,
 ) -> dict[str, torch.Tensor]:
     """Of each adapted layer an E (r, r) with E^T E = V^T C V, C being its inputs' damped second moments.
 
     Args:
         forward: Runs the model on the inputs that count.
         damping: C becomes C + damping * mean(diag C) * I.
+        ranks: The processes whose `forward`s together are what is to be seen; all get the same.
     """
     sums = {name: Effect(layer, adapter_name) for name, layer in semu_layers(model, adapter_name).items()}
     hook = lambda own: lambda layer, args: own.add(args[0].detach())  # noqa: E731
@@ -76,4 +88,7 @@ def effects(
     finally:
         for handle in handles:
             handle.remove()
+    if ranks.count > 1:
+        for own in sums.values():
+            own.add_up(ranks)
     return {name: own.root(damping) for name, own in sums.items() if own.count}

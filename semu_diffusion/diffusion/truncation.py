@@ -30,4 +30,4 @@ def effects_on_concept(trainer: Trainer, semu: SemuConfig) -> dict[str, torch.Te
     config, model = trainer.config, trainer.family.model
     if config.compress == 1 or config.geometry != "remain":
         return {}
-    return effects(model, trainer.forgotten_forward(model), semu.damping)
+    return effects(model, trainer.forgotten_forward(model), semu.damping, ranks=trainer.ranks)
