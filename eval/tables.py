@@ -130,11 +130,11 @@ is the share of the way to the target that is still to go.
     return "\n".join([text, table(["concept", "step", "captured %", "left"], rows), "", made_with(found)])
 
 
-def cost(found: dict) -> str:
+def stages(found: dict) -> str:
     """CPU seconds of one erasure by stage, of several commits side by side."""
-    stages = list(dict.fromkeys(name for row in found["rows"] for name in row["stages"]))
+    names = list(dict.fromkeys(name for row in found["rows"] for name in row["stages"]))
     rows = [
-        [row["commit"], f"{row['cpu_seconds']:.1f}", *(f"{row['stages'].get(k, 0):.1f}" for k in stages),
+        [row["commit"], f"{row['cpu_seconds']:.1f}", *(f"{row['stages'].get(k, 0):.1f}" for k in names),
          str(row["steps"]), ", ".join(f"{s:.1f}" for s in row["all"])]
         for row in found["rows"]
     ]  # fmt: skip
@@ -143,7 +143,7 @@ def cost(found: dict) -> str:
 CPU seconds of erasing {found["concept"]} with one thread, by the defaults and the code of several commits, measured in
 turn on one machine beside other work; the fastest run of each.
 """
-    table_ = table(["commit", "CPU s", *stages, "steps", "all runs"], rows)
+    table_ = table(["commit", "CPU s", *names, "steps", "all runs"], rows)
     return "\n".join([text, table_, "", made_with(found)])
 
 
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
     parts = {
-        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": cost
+        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": stages
     }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
