@@ -82,8 +82,9 @@ class Moments:
         with full_precision(x.device):
             x = x.float()
             self.sum += (x.T @ (x if self.omega is None else x @ self.omega)).to(self.sum.device)
+            if self.omega is not None:  # row by row: a square of all of x, and its copy in fp64, would be 12 bytes each
+                self.trace += torch.linalg.vecdot(x, x).sum(dtype=torch.float64).item()
         self.count += len(x)
-        self.trace += x.square().sum(dtype=torch.float64).item()
 
     def mean(self) -> torch.Tensor | LeadingMoments:
         """C (n, n), which takes the place of the sum, or its approximation. To be called once."""
