@@ -31,6 +31,7 @@ from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
 
 from ..records import make_parser, read_json, write_text
 from .models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
+from .sections import memory_section, time_section
 
 GPUS = (1, 8, 64)
 PEAK, SHARE = 989e12, 0.4  # assumed: dense bf16 of an H100 SXM by its data sheet, and how much of it is reached
@@ -359,12 +360,19 @@ def measured(scale: dict) -> list[str]:
 
 
 def page(
-    models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict, reach: Sequence[dict] = ()
+    models: list[Model],
+    config: EraseConfig,
+    rank: int,
+    batch: int,
+    scale: dict,
+    reach: Sequence[dict] = (),
+    more: Sequence[str] = (),
 ) -> str:
     """The document.
 
     Args:
         reach: What `eval.scale.memory` planned.
+        more: Lines of other results (`sections`).
     """
     sizes = f"{config.latents} + {config.keep_latents} latents of {config.sampler_steps} sampler steps"
     out = [
@@ -392,14 +400,21 @@ def page(
     ]  # fmt: skip
     if reach:
         out += ["## What fits on a card", "", *reach_table(reach), ""]
+    out += more
     if "step" in scale:
         out += [*measured(scale), "## Counted and measured", "", *checked(scale), ""]
     return "\n".join(out)
 
 
+def others(folder: Path) -> list[str]:
+    """What the results files beside scale.json hold of memory and of time, each where it exists."""
+    parts = {"memory.json": memory_section, "phases.json": time_section}
+    return [line for name, write in parts.items() if (found := read_json(folder / name)) for line in write(found)]
+
+
 def main() -> None:
     parser = make_parser(__doc__)
-    names = [name for name in CONFIGS if name != "tiny"]
+    names = [name for name in CONFIGS if name not in ("tiny", "half")]
     parser.add_argument("--model", action="append", choices=CONFIGS, help=f"default: {', '.join(names)}")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64, help="forgotten, and as many kept, records per step")
@@ -420,6 +435,7 @@ def main() -> None:
         args.batch,
         scale,
         () if args.model else plans(),
+        others(args.scale.parent),
     )
     write_text(args.output, text)
     print(args.output)
