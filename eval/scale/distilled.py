@@ -95,9 +95,8 @@ def shown(found: dict) -> str:
     rows = []
     for row in found["rows"]:
         scores = [f"{row['erased'][k]:.1f} ({row['base'][k]:.1f})" for k in SCORES]
-        facts = [f"{row['training']['steps']}", f"{row['training']['seconds']:.0f}"]
-        rows.append([row["concept"], *scores, *facts])
-    return table(["erased", *SCORES, "training steps", "s"], rows)
+        rows.append([row["concept"], *scores, f"{row['training']['steps']}"])
+    return table(["erased", *SCORES, "training steps"], rows)
 
 
 def parse_args() -> argparse.Namespace:

@@ -61,9 +61,9 @@ def warm_up(ours: dict) -> str:
     """What the first calls took beyond later ones."""
     forward, step = ours["warm_up"]["forward"], ours["warm_up"]["first step"]
     return (
-        f"Of `semu erase`'s {ours['seconds']:.1f} s, {forward['seconds']:.1f} s are what the first forward pass of each of "
-        f"{forward['shapes']} shapes took beyond later ones, and {step:.1f} s what the first training step did; a step "
-        f"takes {ours['step']:.2f} s."
+        f"Of `semu erase`'s {ours['seconds']:.1f} s, the first forward pass of each of {forward['shapes']} shapes took "
+        f"{forward['seconds']:.1f} s beyond later ones, and the first training step {step:.1f} s; a step takes "
+        f"{ours['step']:.2f} s."
     )
 
 
