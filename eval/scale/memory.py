@@ -108,7 +108,7 @@ CHECKS = {
                        "gradient_records": 32}),
     "half": (32, {"latents": 2, "keep_latents": 4, "sampler_steps": 2, "batch_size": 1, "moment_records": 8,
                   "gradient_records": 2}),
-    "sd15": (16, {"latents": 2, "keep_latents": 2, "sampler_steps": 2, "batch_size": 1, "moment_records": 2,
+    "sd15": (16, {"latents": 2, "keep_latents": 2, "sampler_steps": 1, "batch_size": 1, "moment_records": 2,
                   "gradient_records": 2}),
 }  # fmt: skip
 

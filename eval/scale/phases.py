@@ -36,9 +36,9 @@ from .peaks import watched
 
 OTHERS = {"LoRA as LECO": "low-rank", "ESD-x": "esd-x"}
 MORE = {"plan": "make_plan", "truncate": "make_small", "write": "write_outputs"}  # functions of `erasure`
-SIZES = {
-    "pictograms": {},
-    "sd15": {"latents": 2, "keep_latents": 2, "sampler_steps": 2, "batch_size": 1, "steps": 3, "moment_records": 4,
+SIZES = {  # few records and steps, so that a run ends in minutes of one core
+    "pictograms": {"latents": 12, "keep_latents": 20, "gradient_records": 64, "moment_records": 64, "steps": 40},
+    "sd15": {"latents": 2, "keep_latents": 2, "sampler_steps": 1, "batch_size": 1, "steps": 3, "moment_records": 4,
              "gradient_records": 2},
 }  # fmt: skip
 SIZES["tiny"] = SIZES["sd15"]
