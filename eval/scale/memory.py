@@ -99,17 +99,17 @@ def plans() -> list[dict]:
 
 # -------------------------------------------------------------------------------------------- checked
 
-# Sizes, with latents' side and options; records are few, so that each run ends in minutes. Two batches of moments: in
-# the first one some sums are still to come.
+# Sizes, with latents' side and options; records are few, so that each run ends in minutes, but enough for two batches
+# of the gradient, and where it can be of the moments: in the first one some of the sums are still to come.
 CHECKS = {
     "tiny": (16, {"latents": 8, "keep_latents": 32, "sampler_steps": 3, "batch_size": 4, "max_rank": 16,
                   "moment_records": 64, "gradient_records": 16}),
     "pictograms": (8, {"latents": 32, "keep_latents": 32, "sampler_steps": 3, "moment_records": 64,
                        "gradient_records": 32}),
-    "half": (32, {"latents": 2, "keep_latents": 4, "sampler_steps": 2, "batch_size": 1, "moment_records": 8,
-                  "gradient_records": 2}),
-    "sd15": (16, {"latents": 2, "keep_latents": 2, "sampler_steps": 1, "batch_size": 1, "moment_records": 2,
-                  "gradient_records": 2}),
+    "half": (16, {"latents": 3, "keep_latents": 20, "sampler_steps": 2, "batch_size": 1, "moment_records": 40,
+                  "gradient_records": 4}),
+    "sd15": (16, {"latents": 3, "keep_latents": 2, "sampler_steps": 2, "batch_size": 1, "moment_records": 4,
+                  "gradient_records": 4}),
 }  # fmt: skip
 
 
