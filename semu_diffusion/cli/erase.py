@@ -79,8 +79,10 @@ def erase(
     """
     from ..adapter.claims import WORK, claimed
     from ..diffusion.erasure import prepare_folder, run_erasure
-    from ..diffusion.loading import default_device
+    from ..diffusion.loading import check_device
+    from ..diffusion.processes import check_processes
     from ..diffusion.recipes import recipe_of
+    from ..evaluation.drawing import team
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
@@ -91,6 +93,7 @@ def erase(
         settings = recipe.config(**given)
     else:
         settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
+    check_processes(settings, loading)
     if first and not resume:
         output_folder(output, overwrite)
     elif first and not output.is_dir():
@@ -102,9 +105,10 @@ def erase(
         with display(quiet or not first) as callback:
             if recipe:
                 settings = for_family(recipe, pipe, given, callback)
-            place = device or default_device()
+            place = str(check_device(device))
             erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, place, keep_work=evaluate)
-            report = finish(erasure, model, callback) if evaluate and first else None
+            report = finish(erasure, model, callback) if evaluate else None
+            team().destroy_process_group()
     if not first:
         return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}

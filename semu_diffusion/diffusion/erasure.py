@@ -7,12 +7,12 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch import nn
 
@@ -40,6 +40,7 @@ from .pipeline import adapted_parts, base_name, denoiser, model_path
 from .plain import plain
 from .plan import Plan, make_plan
 from .precision import left_out, loss_scale, make_accelerator, named_few
+from .processes import check_processes, number, ranks_of, shard
 from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -108,6 +109,7 @@ def run_erasure(
         keep_work: What a resumed run needs stays in the folder; `evaluation.finish` takes it away when all is done.
     """
     callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
+    check_processes(config, loading)
     if isinstance(pipe, str):
         device = device or default_device()
         pipe = load_pipeline(pipe, device, loading=loading, placed=False)
@@ -147,16 +149,21 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
     scale, device = loss_scale(accelerator, family.dtype), accelerator.device
     present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == device)
     room = budget(config, device, present)
-    family.stage = Stage(pipe, family, device, room)
+    if room is not None:  # all plan the same, by the one that has least
+        room = min(ranks_of(accelerator).each(room))
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
+    family.ranks = ranks_of(accelerator)
+    if family.ranks.sharded:
+        shard(family, accelerator)
+    family.stage = Stage(pipe, family, device, room)
     work, before = folder / WORK if folder else None, []
     try:
         family.stage.begin()
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
-        planned, config = broadcast_object_list([*make_plan(family, config, vocabulary, before, callback)])
+        planned, config = family.ranks.first(make_plan(family, config, vocabulary, before, callback))
         callback.planned(planned, config)
         with accelerator.autocast():
             config, batches = fitted(family, config, planned, room)
@@ -225,9 +232,11 @@ def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, res
 
 
 def fitted(family, config: EraseConfig, planned: Plan, room: float | None) -> tuple[EraseConfig, Batches]:
-    """The choices that fit into so many bytes; ValueError where none do."""
+    """The choices that fit into so many bytes, on all processes the same; ValueError where none do."""
+    ranks, whole = family.ranks, config.batch_size
+    config = replace(config, batch_size=whole // ranks.count)  # what one process has of a step
     if room is None:
-        return config, default_batches(config)
+        return replace(config, batch_size=whole), default_batches(config)
     semu = adapter_config(config, family)
     if not find_layers(family.model, semu):
         raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
@@ -235,11 +244,12 @@ def fitted(family, config: EraseConfig, planned: Plan, room: float | None) -> tu
     words = prompt_bytes(family, prompt)
     foot = measure_footprint(family.model, semu, probe(family, prompt), family.device, words)
     models = [family.model, *(m for m in (denoiser(family.pipe),) if all(m is not k for k in family.model.modules()))]
-    host = None if family.device.type == "cpu" else host_room()
+    host = None if family.device.type == "cpu" else host_room() / number("LOCAL_WORLD_SIZE", 1)
     fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
     fixed += words * len({text for pair in planned.pairs for text in (pair.prompt, pair.anchor)} | {*planned.keep})
     fixed += states_bytes(family, config) if host is None else 0
-    return plan_memory(config, fixed, foot, room, host)
+    config, batches = ranks.first(plan_memory(config, fixed, foot, room, host))
+    return replace(config, batch_size=whole), batches
 
 
 def beyond_reach(family) -> list[str]:
@@ -270,18 +280,21 @@ def make_bases(
     scale: LossScale | None = None,
     batches: Batches | None = None,
 ) -> dict[str, Basis]:
-    """The bases from all forget records; every process computes the same sums, the first one's bases count."""
+    """The bases from all forget records, of which each process sums up its share."""
     callback.stage("gradient and SVD")
     trainer = Trainer(family, config, states, accelerator, Path("."), scale, batches)
-    model, semu = family.model, adapter_config(config, family)
+    model, semu, ranks = family.model, adapter_config(config, family), family.ranks
+    left = [len(r) - len(ranks.whole(r)) for r in (trainer.forget_records, trainer.kept_records)]
+    if any(left):
+        callback.note(f"left out, so that all {ranks.count} processes have as many: {left[0]} records of the gradient, "
+                      f"{left[1]} of the moments")  # fmt: skip
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
         model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch,
-        scale=scale, on_host=trainer.batches.on_host,
+        scale=scale, on_host=trainer.batches.on_host, ranks=ranks,
     )  # fmt: skip
-    bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
     if semu.exclude_modules:
         callback.warn(f"{len(semu.exclude_modules)} convolutions in groups stay as they are, as no LoRA can hold them: "
@@ -325,7 +338,8 @@ def train(
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
         progress = trainer.train(report)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training(), after which the processes could say nothing more
+        tracker.finish()
     return progress
 
 

@@ -12,6 +12,7 @@ from ..adapter.files import disk_error
 from .files import check_configs, check_shards, choose_variant, read_index, stored_dtype, variant_of
 from .loading_choices import Loading
 from .pipeline import EMBEDDED, model_path
+from .processes import number, own_gpu
 from .quantise import quantisation
 from .whole import check_whole
 
@@ -281,12 +282,20 @@ def single_file_kind(file: Path) -> type:
 
 
 def default_device() -> str:
-    """A GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """A GPU if there is one; of several processes on a machine each takes its own."""
+    return own_gpu() if torch.cuda.is_available() else "cpu"
 
 
 def check_device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU if there is one. ValueError where this machine has no such device."""
+    """The device of that name, by default a GPU if there is one, of several processes each its own.
+
+    Raises:
+        ValueError: this machine has no such device, or all processes are to take the same one.
+    """
+    if number("LOCAL_WORLD_SIZE", 1) > 1 and (name or "").startswith("cuda") and torch.cuda.is_available():
+        if name not in ("cuda", own_gpu()):
+            raise ValueError(f"of several processes each takes a GPU of its own; leave out --device {name}")
+        name = own_gpu()
     try:
         device = torch.device(name or default_device())
         torch.empty(0, device=device)

@@ -20,7 +20,7 @@ def test_a_distilled_model_is_drawn_in_its_own_way(monkeypatch, family_folder):
         erased(["a cat"], [0])
         return {"protocol": {}}, {"keep": SimpleNamespace(base=torch.zeros(1, 3, 64, 64), cells=[])}
 
-    monkeypatch.setattr(pictograms, "draw", draw)
+    monkeypatch.setattr(pictograms, "draw_together", draw)
     monkeypatch.setattr(pictograms, "evaluate", evaluate)
     config = pipe.scheduler.config
     for scheduler, own in (

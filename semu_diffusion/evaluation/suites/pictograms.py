@@ -9,14 +9,13 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.families import sampler_of
-from ...diffusion.generate import draw
 from ...diffusion.pipeline import EMBEDDED, is_embedded, switched_off
 from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
 from ...versions import versions
 from ..charts import before_after, concept_chart
-from ..drawing import draw_shots, source_of
+from ..drawing import draw_shots, draw_together, source_of
 from ..grid import evaluate, showcase, split
 from ..intervals import INTERVALS
 from ..judges import weights_hash
@@ -55,7 +54,8 @@ def run_pictograms(
     A model that was distilled to few steps is drawn with its own steps and guidance, others with those of the suite.
 
     With a folder, pictures go to its `base/` and `erased/`, drawn by all processes and taken up where they stopped;
-    `adapter` (`results.adapter_facts`) then says whose they are. Either way they are judged as 8-bit files.
+    `adapter` (`results.adapter_facts`) then says whose they are. Either way processes share the drawing out, and the
+    pictures are judged as 8-bit files.
     """
     callback = callback or Callback()
     callback.stage("evaluation")
@@ -64,7 +64,7 @@ def run_pictograms(
 
     def erased(prompts: list[str], seeds: list[int], side: str = "erased", adapter: dict | None = adapter):
         if folder is None:
-            return as_saved(draw(pipe, prompts, seeds, steps, guidance, BATCH, callback.advance))
+            return as_saved(draw_together(pipe, prompts, seeds, steps, guidance, BATCH, callback.advance))
         shots = [Shot(*shot) for shot in zip(prompts, seeds)]
         how = (steps, guidance, BATCH, {**made_by, "adapter": adapter})
         return read_pictures(draw_shots(pipe, shots, folder / side, *how, callback))
