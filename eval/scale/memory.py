@@ -1,14 +1,18 @@
 """The planned memory of a run: at real sizes from meta tensors, and held against what is measured on this machine.
 
-python -m eval.scale.memory                      # the plans for the cards that people have
-python -m eval.scale.memory --check sd15 --latents 32   # estimate against measured peaks; writes nothing
+python -m eval.scale.memory                          # the plans for the cards that people have
+python -m eval.scale.memory --check tiny --check sd15   # estimate against measured, into eval/results/memory.json
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
@@ -19,10 +23,13 @@ from torch import nn
 
 from semu_diffusion.adapter import SemuConfig, gradients
 from semu_diffusion.diffusion import EraseConfig
-from semu_diffusion.diffusion.footprint import Footprint, measure, peak_bytes, probe
-from semu_diffusion.diffusion.memory import Batches, plan_memory, stages
+from semu_diffusion.diffusion.footprint import Footprint, measure
+from semu_diffusion.diffusion.memory import pipeline_bytes, plan_memory, stages
+from semu_diffusion.versions import versions
 
+from ..records import command, machine, read_json, write_json
 from .models import inputs, make, write_pipeline
+from .peaks import peaks
 from .scaling import fused
 
 META = torch.device("meta")
@@ -90,59 +97,80 @@ def plans() -> list[dict]:
     return [planned(case, found[case.name]) for case in CASES]
 
 
-# ------------------------------------------------------------------------------------------- measured
+# -------------------------------------------------------------------------------------------- checked
+
+# Sizes, with latents' side and options; records are few, so that each run ends in minutes, but enough for two batches
+# of the gradient, and where it can be of the moments: in the first one some of the sums are still to come.
+CHECKS = {
+    "tiny": (16, {"latents": 8, "keep_latents": 32, "sampler_steps": 3, "batch_size": 4, "max_rank": 16,
+                  "moment_records": 64, "gradient_records": 16}),
+    "pictograms": (8, {"latents": 32, "keep_latents": 32, "sampler_steps": 3, "moment_records": 64,
+                       "gradient_records": 32}),
+    "half": (16, {"latents": 3, "keep_latents": 20, "sampler_steps": 2, "batch_size": 1, "moment_records": 40,
+                  "gradient_records": 4}),
+    "sd15": (16, {"latents": 3, "keep_latents": 2, "sampler_steps": 2, "batch_size": 1, "moment_records": 4,
+                  "gradient_records": 4}),
+}  # fmt: skip
 
 
-def checked(name: str, latents: int) -> dict:
-    """Estimated and measured peaks of the stages of an erasure with random weights, by the tensors that are made."""
-    from accelerate import Accelerator
+def checked(name: str) -> dict:
+    """Estimated and measured peaks of the stages of an erasure with a model that is written first, in bytes.
 
+    The estimate is the planner's own, the measure the allocator's (`peaks`).
+    """
     from semu_diffusion import load_pipeline
-    from semu_diffusion.adapter.subspace import find_bases, install_bases
-    from semu_diffusion.adapter.weights import inject
-    from semu_diffusion.callbacks import Callback
-    from semu_diffusion.diffusion.concepts import vocabulary_of
-    from semu_diffusion.diffusion.data import make_states
-    from semu_diffusion.diffusion.erasure import adapter_config
-    from semu_diffusion.diffusion.families import family_of
-    from semu_diffusion.diffusion.trainer import Trainer
+    from semu_diffusion.diffusion.erasure import run_erasure
 
-    config = EraseConfig(
-        "cigarette", latents=2, keep_latents=2, sampler_steps=2, batch_size=1, max_rank=16, strength=0.75
-    )
-    plan, cpu = Batches(drawn=1, moments=1, gradient=1, checked=1), torch.device("cpu")
+    side, options = CHECKS[name]
+    torch.set_num_threads(1)  # the allocator's account is that of one thread
     with tempfile.TemporaryDirectory() as folder:
-        family = family_of(load_pipeline(str(write_pipeline(name, Path(folder), latents)), "cpu"))
-    semu, model = adapter_config(config), family.model
-    need = stages(config, plan, 0, measure(model, semu, probe(family, "a cat"), cpu))
-    accelerator, words = Accelerator(cpu=True), vocabulary_of("")
-    pairs, states, bases = family.pairs(config.concept, None, words, 0), [], {}
-    taken = {
-        "drawing": peak_bytes(
-            lambda: states.append(make_states(family, config, pairs, ["a dog"], None, accelerator, Callback(), 1)), cpu
-        )
-    }
-    trainer = Trainer(family, config, states[0], accelerator, Path("."), batches=plan)
-    taken["gradient"] = peak_bytes(  # the bases are worked out in threads, whose tensors are not counted here
-        lambda: bases.update(find_bases(model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model))),
-        cpu,
-    )
-    semu.ranks = {name: basis.rank for name, basis in bases.items()}
-    inject(model, semu)
-    install_bases(model, bases)
-    optimizer = accelerator.prepare(trainer.optimizer())
-    taken["training"] = peak_bytes(lambda: trainer.step(model, optimizer, 0), cpu)
-    need["gradient"] = max(need["moments"], need["gradient"])
-    return {k: {"estimate": need[k], "measured": v, "ratio": round(need[k] / v, 3)} for k, v in taken.items()}
+        model = name if name == "pictograms" else str(write_pipeline(name, Path(folder), side))
+        pipe = load_pipeline(model, "cpu")
+    config, plans = EraseConfig("cigarette", steps=2, max_memory=1e3, **options), []
+    with watched_plans(pipeline_bytes(pipe), plans):
+        taken = peaks(lambda: run_erasure(pipe, config))
+    need, size = plans[-1], sum(p.numel() for p in pipe.unet.parameters())
+    rows = {k: {"estimate": need[k], "measured": v, "ratio": round(need[k] / v, 3)} for k, v in taken.items()}
+    top = {"estimate": max(need[k] for k in taken), "measured": max(taken.values())}
+    return {"model": name, "parameters": size, "latents": side, "options": options, "stages": rows,
+            "peak": {**top, "ratio": round(top["estimate"] / top["measured"], 3)}}  # fmt: skip
+
+
+@contextlib.contextmanager
+def watched_plans(models: int, plans: list[dict[str, float]]) -> Iterator[None]:
+    """Appends what the planner of an erasure says each stage needs beyond the models' bytes."""
+    from semu_diffusion.diffusion import erasure
+
+    own = erasure.plan_memory
+
+    def watch(config, fixed, foot, room, host):
+        chosen, batches = own(config, fixed, foot, room, host)
+        plans.append(stages(chosen, batches, fixed - models, foot))
+        return chosen, batches
+
+    with mock.patch.object(erasure, "plan_memory", watch):
+        yield
+
+
+def write_checks(path: Path, names: Sequence[str]) -> None:
+    """Each size in a process of its own, into the results file; the others' rows stay."""
+    rows = {row["model"]: row for row in read_json(path).get("rows", [])}
+    for name in names:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            rows[name] = {**pool.submit(checked, name).result(), "command": command(), "versions": versions()}
+        print(json.dumps(rows[name]), flush=True)
+        write_json(path, {"machine": machine(threads=1), "rows": [rows[k] for k in CHECKS if k in rows]})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", help="a size of eval.scale.models to measure here")
-    parser.add_argument("--latents", type=int, default=16, help="their side, for --check")
+    parser.add_argument("--check", action="append", choices=CHECKS, help="a size to measure here (repeatable)")
+    parser.add_argument("--output", type=Path, default=Path("eval/results/memory.json"), help="for --check")
     args = parser.parse_args()
-    rows = [{"model": args.check, **checked(args.check, args.latents)}] if args.check else plans()
-    for row in rows:
+    if args.check:
+        write_checks(args.output, args.check)
+        return
+    for row in plans():
         print(json.dumps(row))
 
 

@@ -1,6 +1,7 @@
 """Real configurations of the models that people erase from, without weights, and what the scale benchmarks do to them.
 
-Configurations are those that the checkpoints on the Hub carry; `tiny` is SD1.5 with fewer channels, for tests.
+Configurations are those that the checkpoints on the Hub carry; `tiny` is SD1.5 with fewer channels and blocks, for
+tests, and `half` with half the channels.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ CONFIGS: dict[str, tuple[str, dict]] = {
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     }),
+    "half": ("UNet2DConditionModel", {**SD15, "block_out_channels": (160, 320, 640, 640)}),
     "sd15": ("UNet2DConditionModel", SD15),
     "sd21": ("UNet2DConditionModel", {
         **SD15, "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),

@@ -1,6 +1,7 @@
 """What an erasure costs on 1, 8 and 64 GPUs, computed from the real configurations without any weights.
 
-    python -m eval.scale.scaling                     # writes docs/scaling.md
+    python -m eval.scale.scaling                     # writes docs/scaling.md, and counts.json; ten minutes
+    python -m eval.scale.scaling --counted eval/results/counts.json     # the page alone, from what was counted
     python -m eval.scale.scaling --model sd15 --output scaling.md
 
 Floating point operations and saved activations are counted while a model of "meta" tensors runs forward and backward;
@@ -10,7 +11,7 @@ nothing is measured but in the last section, which holds the counts against eval
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -29,10 +30,13 @@ from semu_diffusion.diffusion import EraseConfig
 from semu_diffusion.diffusion.families.sampling import ERASING
 from semu_diffusion.diffusion.schedule import CHECK_EVERY
 from semu_diffusion.diffusion.trainer import HELD_OUT
+from semu_diffusion.versions import versions
 
-from ..records import make_parser, read_json, write_text
+from ..records import command, make_parser, read_json, write_json, write_text
 from .models import CONFIGS, VARIANTS, inputs, make, ranks, restore, shapes
+from .sections import memory_section, time_section
 
+COUNTS = Path("eval/results/counts.json")
 GPUS = (1, 8, 64)
 PEAK, SHARE = 989e12, 0.4  # assumed: dense bf16 of an H100 SXM by its data sheet, and how much of it is reached
 AT_ONCE = 8  # most records of a step that run together on a GPU; --accumulate does the rest
@@ -372,12 +376,19 @@ def measured(scale: dict) -> list[str]:
 
 
 def page(
-    models: list[Model], config: EraseConfig, rank: int, batch: int, scale: dict, reach: Sequence[dict] = ()
+    models: list[Model],
+    config: EraseConfig,
+    rank: int,
+    batch: int,
+    scale: dict,
+    reach: Sequence[dict] = (),
+    more: Sequence[str] = (),
 ) -> str:
     """The document.
 
     Args:
         reach: What `eval.scale.memory` planned.
+        more: Lines of other results (`sections`).
     """
     sizes = f"{config.latents} + {config.keep_latents} latents of {config.sampler_steps} sampler steps"
     out = [
@@ -406,36 +417,62 @@ def page(
     ]  # fmt: skip
     if reach:
         out += ["## What fits on a card", "", *reach_table(reach), ""]
+    out += more
     if "step" in scale:
         out += [*measured(scale), "## Counted and measured", "", *checked(scale), ""]
     return "\n".join(out)
 
 
+def count(names: Sequence[str], rank: int) -> list[Model]:
+    """The models, counted with meta tensors."""
+    found = []
+    for name in names:
+        found.append(describe(name, rank))
+        print(f"counted {name}", flush=True)
+    return found
+
+
+def from_file(path: Path, names: Sequence[str], rank: int) -> tuple[list[Model], list[dict]]:
+    """What an earlier run counted. SystemExit where the file lacks a model or was made for another rank."""
+    found = read_json(path)
+    rows = {row["name"]: row for row in found.get("models", [])}
+    if found.get("rank") != rank or not {*names} <= {*rows}:
+        raise SystemExit(f"error: {path} does not have all these models at rank {rank}; count again without --counted")
+    steps = lambda row: {k: Step(**row[k]) for k in ("semu", "full", "lora")}  # noqa: E731
+    return [Model(**{**rows[name], **steps(rows[name])}) for name in names], found["plans"]
+
+
+def others(folder: Path) -> list[str]:
+    """What the results files beside scale.json hold of memory and of time, each where it exists."""
+    parts = {"memory.json": memory_section, "phases.json": time_section}
+    return [line for name, write in parts.items() if (found := read_json(folder / name)) for line in write(found)]
+
+
 def main() -> None:
     parser = make_parser(__doc__)
-    names = [name for name in CONFIGS if name != "tiny"]
+    names = [name for name in CONFIGS if name not in ("tiny", "half")]
     parser.add_argument("--model", action="append", choices=CONFIGS, help=f"default: {', '.join(names)}")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64, help="forgotten, and as many kept, records per step")
     parser.add_argument("--scale", type=Path, default=Path("eval/results/scale.json"), help="what was measured")
+    parser.add_argument("--counted", type=Path, help=f"such as {COUNTS}: what an earlier run counted, in no time")
     parser.add_argument("--output", type=Path, default=Path("docs/scaling.md"))
     args = parser.parse_args()
     if args.batch % max(GPUS):
         parser.error(f"--batch must be a multiple of {max(GPUS)}")
-    scale = read_json(args.scale)
-    models = [describe(name, args.rank) for name in args.model or names]
-    if not args.model:
+    scale, config = read_json(args.scale), EraseConfig(concept="x", sampler_steps=ERASING)
+    if args.counted:
+        models, reach = from_file(args.counted, args.model or names, args.rank)
+    elif args.model:
+        models, reach = count(args.model, args.rank), []
+    else:
         from .memory import plans  # which counts with this module's attention
 
-    text = page(
-        models,
-        EraseConfig(concept="x", sampler_steps=ERASING),
-        args.rank,
-        args.batch,
-        scale,
-        () if args.model else plans(),
-    )
-    write_text(args.output, text)
+        models, reach = count(names, args.rank), plans()
+        head = {"command": command(), "versions": versions(), "rank": args.rank}
+        write_json(COUNTS, {**head, "models": [asdict(m) for m in models], "plans": reach})
+    more = others(args.scale.parent)
+    write_text(args.output, page(models, config, args.rank, args.batch, scale, () if args.model else reach, more))
     print(args.output)
 
 

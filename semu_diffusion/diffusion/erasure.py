@@ -28,13 +28,13 @@ from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
-from .data import make_states
+from .data import make_states, states_bytes
 from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
 from .erasers.registry import OWN
 from .erasers.run import check_fits, check_run, edit_with
 from .families import family_of
 from .footprint import measure as measure_footprint
-from .footprint import probe
+from .footprint import probe, prompt_bytes
 from .loading import Loading, check_device, default_device, load_pipeline
 from .lora import beyond_reach
 from .memory import Batches, budget, default_batches, host_room, plan_memory
@@ -174,7 +174,7 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
         planned, config = family.ranks.first(make_plan(family, config, vocabulary, before, callback))
         callback.planned(planned, config)
         with accelerator.autocast():
-            config, batches = fitted(family, config, planned.pairs[0].prompt, room)
+            config, batches = fitted(family, config, planned, room)
         if batches.words:
             callback.stage(f"memory: {batches.words}")
         states = make_states(family, config, planned.pairs, planned.keep, work, accelerator, callback, batches.drawn)
@@ -239,7 +239,7 @@ def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, res
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tuple[EraseConfig, Batches]:
+def fitted(family, config: EraseConfig, planned: Plan, room: float | None) -> tuple[EraseConfig, Batches]:
     """The choices that fit into so many bytes, on all processes the same; ValueError where none do."""
     ranks, whole = family.ranks, config.batch_size
     config = replace(config, batch_size=whole // ranks.count)  # what one process has of a step
@@ -248,10 +248,14 @@ def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tupl
     semu = adapter_config(config, family)
     if not find_layers(family.model, semu):
         raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
-    foot = measure_footprint(family.model, semu, probe(family, prompt), family.device)
+    prompt = planned.pairs[0].prompt
+    words = prompt_bytes(family, prompt)
+    foot = measure_footprint(family.model, semu, probe(family, prompt), family.device, words)
     models = [family.model, *(m for m in (denoiser(family.pipe),) if all(m is not k for k in family.model.modules()))]
     host = None if family.device.type == "cpu" else host_room() / number("LOCAL_WORLD_SIZE", 1)
     fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
+    fixed += words * len({text for pair in planned.pairs for text in (pair.prompt, pair.anchor)} | {*planned.keep})
+    fixed += states_bytes(family, config) if host is None else 0
     config, batches = ranks.first(plan_memory(config, fixed, foot, room, host))
     return replace(config, batch_size=whole), batches
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from ..adapter.base_layers import matrix_shape
+from ..adapter.base_layers import is_linear, matrix_shape
 from ..adapter.config import SemuConfig
 from ..adapter.gradients import gradients
 from ..adapter.model import find_layers
@@ -39,6 +39,17 @@ class Line:
 
 
 @dataclass
+class Given:
+    """An input that second moments are summed of, however many layers share it: n numbers in each of `rows` rows of a
+    record, unfolded where it is a convolution's; and the bytes that are alive when the layer is called."""
+
+    n: int
+    rows: int
+    unfolded: bool = False
+    alive: Line = field(default_factory=lambda: Line(0.0))
+
+
+@dataclass
 class Footprint:
     """Peaks in bytes beyond the model's own, with and without gradient checkpointing, and the sizes of the layers."""
 
@@ -47,7 +58,10 @@ class Footprint:
     gradient: dict[bool, Line]
     shapes: list[tuple[int, int]]  # (m, n) of the adapted layers
     rows: list[int]  # that each of them makes of a record
-    inputs: list[int] = field(default_factory=list)  # n of each input that several of them may share
+    inputs: list[Given] = field(default_factory=list)
+    width: int = 4  # bytes of a number in the activations
+    prompt: int = 0  # bytes of what a prompt becomes for the model
+    device: torch.device = torch.device("meta")
 
 
 class LiveBytes(TorchDispatchMode):
@@ -76,24 +90,36 @@ class LiveBytes(TorchDispatchMode):
         return out
 
 
+@contextlib.contextmanager
+def counted(device: torch.device) -> Iterator[tuple[Callable[[], int], Callable[[], int]]]:
+    """Bytes taken now and at most, beyond what is there before: as CUDA counts it, elsewhere by the tensors made."""
+    if device.type != "cuda":
+        with LiveBytes() as live:
+            yield lambda: live.now, lambda: live.peak
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield (lambda: torch.cuda.memory_allocated(device) - before,
+           lambda: torch.cuda.max_memory_allocated(device) - before)  # fmt: skip
+
+
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The most that `run` takes beyond what is there before: as CUDA counts it, elsewhere by the tensors made."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    """The most that `run` takes beyond what is there before."""
+    with counted(device) as (_, peak):
         run()
-        return torch.cuda.max_memory_allocated(device) - before
-    with LiveBytes() as live:
-        run()
-    return live.peak
+        return peak()
+
+
+def through(one: float, two: float) -> Line:
+    """The line through the bytes of one record and of two."""
+    each = max(two - one, one / 16, 1)
+    return Line(each, max(one - each, 0))
 
 
 def line(run: Callable[[int], object], device: torch.device) -> Line:
     """The peak for one record and for two, as a line."""
     run(1)  # the first call of a model makes what stays: tables, casts, kernels' own memory
-    one, two = (peak_bytes(lambda n=n: run(n), device) for n in (1, 2))
-    each = max(two - one, one / 16, 1)
-    return Line(each, max(one - each, 0))
+    return through(*(peak_bytes(lambda n=n: run(n), device) for n in (1, 2)))
 
 
 @contextlib.contextmanager
@@ -111,25 +137,15 @@ def checkpointing(model: nn.Module, on: bool) -> Iterator[None]:
             getattr(model, disable)()
 
 
-def measure(model: nn.Module, config: SemuConfig, predict: Predict, device: torch.device) -> Footprint:
-    """Runs the model on one and two records in every way that an erasure does."""
+def measure(model: nn.Module, config: SemuConfig, predict: Predict, device: torch.device, prompt: int = 0) -> Footprint:
+    """Runs the model on one and two records in every way that an erasure does.
+
+    Args:
+        prompt: Bytes of what a prompt becomes for the model.
+    """
     layers = find_layers(model, config)
-    watch = Watch(layers)
-    watch.add = lambda name, x: None  # only who shares with whom
-    handles = [layer.register_forward_pre_hook(watch.hook(name)) for name, layer in layers.items()]
-    rows = dict.fromkeys(layers, 0)
-
-    def count(name: str) -> Callable:
-        def hook(layer: nn.Module, args: tuple, out: torch.Tensor) -> None:
-            rows[name] += out.numel() // matrix_shape(layer)[0]
-
-        return hook
-
-    handles += [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
-    with torch.no_grad():
-        predict(1, False)
-    for handle in handles:
-        handle.remove()
+    rows, width = rows_of(layers, predict)
+    inputs = given(layers, rows, predict, device)
     step, gradient = {}, {}
     for on in (False, True):
         with checkpointing(model, on):
@@ -138,13 +154,54 @@ def measure(model: nn.Module, config: SemuConfig, predict: Predict, device: torc
     with torch.no_grad():
         forward = line(lambda n: predict(n, False), device)
     found = [matrix_shape(layer) for layer in layers.values()]
-    inputs = [matrix_shape(layers[name])[1] for name, lead in watch.leads.items() if lead == name]
-    return Footprint(forward, step, gradient, found, list(rows.values()), inputs)
+    return Footprint(forward, step, gradient, found, list(rows.values()), inputs, width, prompt, device)
+
+
+@torch.no_grad()
+def rows_of(layers: dict[str, nn.Module], predict: Predict) -> tuple[dict[str, int], int]:
+    """How many rows each layer makes of a record, and the bytes of a number in what the model answers."""
+    rows = dict.fromkeys(layers, 0)
+
+    def count(name: str) -> Callable:
+        def hook(layer: nn.Module, args: tuple, out: torch.Tensor) -> None:
+            rows[name] += out.numel() // matrix_shape(layer)[0]
+
+        return hook
+
+    handles = [layer.register_forward_hook(count(name)) for name, layer in layers.items()]
+    width = predict(1, False).element_size()
+    for handle in handles:
+        handle.remove()
+    return rows, width
+
+
+@torch.no_grad()
+def given(layers: dict[str, nn.Module], rows: dict[str, int], predict: Predict, device: torch.device) -> list[Given]:
+    """The inputs that moments are summed of, with what one and two records have alive when they come."""
+    one, two = (alive(layers, predict, n, device) for n in (1, 2))
+    return [Given(matrix_shape(layers[k])[1], rows[k], not is_linear(layers[k]), through(one[k], two[k])) for k in two]
+
+
+def alive(layers: dict[str, nn.Module], predict: Predict, records: int, device: torch.device) -> dict[str, int]:
+    """Bytes that so many records have alive when each input comes to the first layer that it is given to."""
+    watch, found = Watch(layers), {}
+    with counted(device) as (now, _):
+        watch.add = lambda name, x: found.update({name: max(found.get(name, 0), now())})
+        handles = [layer.register_forward_pre_hook(watch.hook(name)) for name, layer in layers.items()]
+        predict(records, False)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def taken(model: nn.Module, config: SemuConfig, predict: Predict, records: int) -> None:
     """The gradient's pass, each layer's gradient freed as soon as it is there."""
     gradients(model, config, lambda: predict(records, True).float().square().mean().backward(), lambda name, G: None)
+
+
+def prompt_bytes(family: Family, prompt: str) -> int:
+    """Bytes of what a prompt becomes for the model."""
+    return sum(value.nbytes for value in family.encode([prompt]).values())
 
 
 def probe(family: Family, prompt: str) -> Predict:

@@ -14,6 +14,7 @@ from .files import check_configs, check_shards, choose_variant, read_index, stor
 from .loading_choices import Loading
 from .pipeline import EMBEDDED, model_path
 from .processes import number, own_gpu
+from .quantise import quantisation
 from .whole import check_whole
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,6 +59,8 @@ def load_pipeline(
     if loading.offload != "none" and device.type == "cpu":
         raise ValueError(f"--offload {loading.offload} keeps idle parts on the CPU, and this run is on it already")
     if path.endswith((".safetensors", ".ckpt")):
+        if loading.quantize:
+            raise ValueError(f"--quantize is for a diffusers folder or a Hub id, and {model} is a single file")
         pipe = load_single_file(Path(path), single_dtype(Path(path), device, loading), fits)
     else:
         pipe = load_folder(model, find_folder(model, path, loading, whole, fits), device, loading, whole)
@@ -155,15 +158,26 @@ def load_folder(model: str, folder: Path, device: torch.device, loading: Loading
     check_shards(folder, variant, model)
     wanted = "fp32" if model == EMBEDDED and loading.dtype == "auto" else loading.dtype  # its files are only smaller so
     dtypes = component_dtypes(folder, index, variant, device, wanted)
+    quantised = quantisation(loading.quantize, folder, index, dtypes)
     try:
         kind = getattr(diffusers, str(index["_class_name"]), diffusers.DiffusionPipeline)
         pipe = kind.from_pretrained(  # of the class itself, which knows what may be left out
-            str(folder), variant=variant, use_safetensors=True, dtype=dtypes, **unused(index, whole)
+            str(folder), variant=variant, use_safetensors=True, dtype=dtypes, **quantised, **unused(index, whole)
         )
     except Exception as error:  # of diffusers, transformers, safetensors and quantisers
         raise explained(error, model) from None
+    check_weights(pipe, model)
     check_whole(pipe)
     return pipe
+
+
+def check_weights(pipe, model: str) -> None:
+    """ValueError where a part has weights that its files gave nothing for, as with another quantiser's config.json."""
+    for name, part in pipe.components.items():
+        empty = [k for k, v in part.state_dict().items() if v.is_meta] if isinstance(part, torch.nn.Module) else []
+        if empty:
+            raise ValueError(f"cannot load the model {model}: the files of its {name} lack {len(empty)} weights that "
+                             f"its config.json asks for, {empty[0]} first; download it again")  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- dtypes

@@ -9,6 +9,7 @@ from ..options import option, require
 DTYPES = ("fp32", "fp16", "bf16")
 TORCH = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}  # torch's names -> ours
 OFFLOADS = ("none", "model", "group", "sequential")
+QUANTISED = ("bnb-4bit", "bnb-8bit", "torchao-int8", "quanto-int8")
 
 
 @dataclass
@@ -16,7 +17,7 @@ class Loading:
     """How a model is loaded; the arguments of diffusers' `from_pretrained`, and where its parts are kept.
 
     Raises:
-        ValueError: an unknown dtype or way to offload.
+        ValueError: an unknown dtype, way to quantise or way to offload.
     """
 
     dtype: str = option("auto", "fp32, fp16 or bf16; default: the files'.")
@@ -26,12 +27,18 @@ class Loading:
     subfolder: str | None = option(None, "Folder inside the repository or folder.")
     local_files_only: bool = option(False, "Download nothing.")
     cache_dir: str | None = option(None, "Where downloads are kept.")
+    quantize: str | None = option(None, f"Quantise the denoiser while it is loaded: {', '.join(QUANTISED)}.")
     offload: str = option("none", "Parts on the CPU while they are idle: none, model, group or sequential.")
 
     def __post_init__(self):
         self.dtype = TORCH.get(str(self.dtype), str(self.dtype)) if self.dtype else "auto"
+        kinds = ", ".join(QUANTISED)
         checks = (
             (self.dtype in ("auto", *DTYPES), f"dtype must be auto, {', '.join(DTYPES)}, got {self.dtype!r}"),
+            (
+                self.quantize in (None, *QUANTISED),
+                f"quantize must be one of {kinds}, got {self.quantize!r}",
+            ),
             (self.offload in OFFLOADS, f"offload must be one of {', '.join(OFFLOADS)}, got {self.offload!r}"),
         )
         require(checks)

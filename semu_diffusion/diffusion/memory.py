@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..adapter.moments import COLUMNS, WIDE
-from ..adapter.sketch import Maps
-from ..adapter.subspace import STACK
 from .config import EraseConfig
 from .devices import module_bytes, modules_of
 from .footprint import Footprint
+from .sums import basis_peak, closing, gradient_sums, moment_bytes, moment_sums, summing
 
 GB = 1e9
 SPARE = 0.95  # of the free memory that is planned with; the rest is the allocator's
 HOST_SHARE = 0.7  # of the free host memory that sums may take
-PREDICTIONS = 3  # at most, of each latent that is drawn: for its concept, its anchor and the empty prompt
+PREDICTIONS = 3  # of each latent that is drawn of the concept: for that, its anchor and the empty prompt; others have 2
+
+
+STAGE_OF = {"drawn": "drawing", "moments": "moments", "gradient": "gradient", "checked": "checks"}  # by batch
 
 
 @dataclass
@@ -59,37 +61,6 @@ def host_room() -> float:
     return HOST_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def moment_size(n: int) -> int:
-    """Numbers that the second moments of n inputs take."""
-    return n * min(n, 2 * COLUMNS) if n > WIDE else n * n
-
-
-def gradient_sums(config: EraseConfig, shapes: list[tuple[int, int]]) -> int:
-    """Bytes of the summed gradients of all layers, whole or sketched."""
-    if not config.sketch:
-        return 4 * sum(m * n for m, n in shapes)
-    maps = Maps(config.sketch)
-    sides = {("left", m) for m, _ in shapes} | {("right", n) for _, n in shapes}
-    random = sum(length * 3 * config.sketch for _, length in sides)
-    sketched = [maps.size(m, n) if 2 * maps.size(m, n) < m * n else m * n for m, n in shapes]
-    return 4 * (sum(sketched) + random)
-
-
-def moment_sums(config: EraseConfig, inputs: list[int]) -> int:
-    """Bytes of the second moments of all inputs, each once."""
-    return 4 * sum(map(moment_size, inputs)) * (config.geometry == "remain")
-
-
-def basis_work(config: EraseConfig, plan: Batches, shapes: list[tuple[int, int]]) -> int:
-    """Bytes that the basis of the largest layer takes while it is worked out: root, whitened gradient, factors."""
-    largest = max(shapes, key=lambda s: s[0] * s[1] + min(s[1], WIDE) ** 2)
-    m, n = largest
-    root = 16 * min(n, WIDE) ** 2 * (config.geometry == "remain")  # C and its root, in fp64
-    stacked = config.geometry == "euclidean" and not plan.on_host and not config.sketch
-    together = 4 * min(STACK, sum(a * b for a, b in shapes)) if stacked else 0
-    return root + max(28 * m * n, 3 * together)
-
-
 def stages(config: EraseConfig, plan: Batches, fixed: int, foot: Footprint) -> dict[str, float]:
     """Bytes on the device at the worst moment of each stage.
 
@@ -98,41 +69,36 @@ def stages(config: EraseConfig, plan: Batches, fixed: int, foot: Footprint) -> d
         foot: Of the records.
     """
     C, G = moment_sums(config, foot.inputs), gradient_sums(config, foot.shapes)
-    largest_C = 4 * max(map(moment_size, foot.inputs)) * (config.geometry == "remain")
+    here = not plan.on_host
+    held, sums = C * here, G * here
+    brought = 0 if here or not C else max(moment_bytes(x.n) for x in foot.inputs)  # for the layer that is worked on
     largest = 4 * max(m * n for m, n in foot.shapes)
-    rows = max(rows * n for rows, (_, n) in zip(foot.rows, foot.shapes))  # of one record, unfolded for the moments
-    unfolded = 8 * min(STACK, rows * plan.moments) * (config.geometry == "remain")
-    held = 0 if plan.on_host else C
-    sums = 0 if plan.on_host else G
     ranks = [min(config.max_rank, m, n) for m, n in foot.shapes]
     adapter = 4 * sum((m + n) * r + 4 * r * r for (m, n), r in zip(foot.shapes, ranks))
-    beside = 2 * sum(rows * r for rows, r in zip(foot.rows, ranks))  # V^T x, kept for the gradient of R
+    beside = foot.width * sum(rows * r for rows, r in zip(foot.rows, ranks))  # V^T x, kept for the gradient of R
     on = config.gradient_checkpointing
     step = foot.step[on]
     records = max(1, 2 * config.batch_size // config.accumulate)
+    drawn = max(PREDICTIONS * min(plan.drawn, config.latents), (PREDICTIONS - 1) * min(plan.drawn, config.keep_latents))
+    summed = max(summing(foot, plan.moments), closing(foot.inputs)) * (config.geometry == "remain")
     return {
-        "drawing": fixed + foot.forward(PREDICTIONS * plan.drawn),
-        "moments": fixed + held + 2 * largest_C + foot.forward(plan.moments) + unfolded,
+        "drawing": fixed + foot.forward(drawn) + drawn * foot.prompt,
+        "moments": fixed + held + summed,
         "gradient": fixed + held + sums + 2 * largest * plan.on_host + foot.gradient[on](plan.gradient),
-        "bases": fixed + held + sums + basis_work(config, plan, foot.shapes) + largest_C,
+        "bases": fixed + held + brought + basis_peak(config, foot, here and not config.sketch)
+        + sums * bool(config.sketch),
         "training": fixed + adapter + step(records) + (1 if on else records) * beside,
         "checks": fixed + adapter + foot.forward(plan.checked),
-    }
+    }  # fmt: skip
 
 
 def fitted_batches(config: EraseConfig, plan: Batches, fixed: int, foot: Footprint, room: float) -> Batches:
     """The plan with as many records together in each stage as there is room for, at least one."""
-    alone = stages(config, replace(plan, drawn=1, moments=1, gradient=1, checked=1), fixed, foot)
-    forward, back = foot.forward, foot.gradient[config.gradient_checkpointing]
-    left = lambda stage, used: room - alone[stage] + used  # noqa: E731
-    most = lambda line, stage, ones, cap: max(1, min(cap, line.most(left(stage, line(ones))) // ones))  # noqa: E731
-    return replace(
-        plan,
-        drawn=most(forward, "drawing", PREDICTIONS, plan.drawn),
-        moments=most(forward, "moments", 1, plan.moments),
-        gradient=most(back, "gradient", 1, plan.gradient),
-        checked=most(forward, "checks", 1, plan.checked),
-    )
+    fits = {}
+    for name, stage in STAGE_OF.items():
+        need = lambda k: stages(config, replace(plan, **{name: k}), fixed, foot)[stage]  # noqa: B023, E731
+        fits[name] = max(1, bisect_right(range(1, getattr(plan, name) + 1), room, key=need))
+    return replace(plan, **fits)
 
 
 def ways(config: EraseConfig, host: bool) -> list[tuple[dict, str]]:
@@ -158,9 +124,13 @@ def ways(config: EraseConfig, host: bool) -> list[tuple[dict, str]]:
 
 
 def default_batches(config: EraseConfig) -> Batches:
-    """The batches where memory is no matter."""
+    """The batches where memory is no matter: no more than there are records."""
     gradient = max(1, 2 * config.batch_size // config.accumulate)
-    return Batches(gradient=gradient, checked=4 * config.batch_size)
+    return Batches(
+        moments=min(Batches.moments, config.moment_records),
+        gradient=min(gradient, config.gradient_records),
+        checked=4 * config.batch_size,
+    )
 
 
 def plan_memory(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 
 import pytest
@@ -9,10 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from semu_diffusion import load_pipeline
+from semu_diffusion.adapter.base_layers import is_adaptable, is_quantised
 from semu_diffusion.diffusion.families import FAMILIES
 from semu_diffusion.diffusion.files import choose_variant, stored_dtype
 from semu_diffusion.diffusion.loading import Loading, component_dtypes, computed, place
+from semu_diffusion.diffusion.loading_choices import QUANTISED
 from semu_diffusion.diffusion.pipeline import EMBEDDED
+from semu_diffusion.diffusion.quantise import PACKAGES, quantisation
+from semu_diffusion.evaluation.drawing import source_of
 
 REPO = "someone/model"
 
@@ -120,6 +125,7 @@ def test_what_a_model_keeps_in_fp32_stays_so(model, monkeypatch):
 @pytest.mark.parametrize("options, match", [
     ({"dtype": "int8"}, "dtype must be auto, fp32, fp16, bf16, got 'int8'"),
     ({"dtype": torch.float64}, "dtype must be auto"),
+    ({"quantize": "int3"}, "quantize must be one of bnb-4bit, bnb-8bit, torchao-int8, quanto-int8, got 'int3'"),
     ({"offload": "disk"}, "offload must be one of none, model, group, sequential, got 'disk'"),
     ({"offload": "model"}, "--offload model keeps idle parts on the CPU, and this run is on it already"),
 ])  # fmt: skip
@@ -294,3 +300,102 @@ def test_loading_by_the_shell(semu, model, tmp_path):
 
 def test_options_as_one_object(tiny_model):
     assert load_pipeline(str(tiny_model), "cpu", loading=Loading(dtype="bf16")).unet.dtype == torch.bfloat16
+
+
+# ------------------------------------------------------------------------------- parts that cannot be had
+
+
+@pytest.mark.parametrize("part, named", [
+    ("unet", ["diffusers", "NoSuchModel"]), ("scheduler", ["diffusers", "NoSuchScheduler"]),
+    ("text_encoder", ["transformers", "NoSuchEncoder"]), ("unet", ["no_such_library", "Model"]), ("unet", "diffusers"),
+    ("tokenizer", ["transformers", None, "x"]),
+])  # fmt: skip
+def test_a_part_of_an_unknown_class(part, named, model):
+    edit(model / "model_index.json", **{part: named})
+    refused(f"(cannot load the model|needs a package|{part})", str(model), "cpu")
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "tokenizer", "scheduler", "vae"])
+def test_a_part_without_its_folder(part, model):
+    shutil.rmtree(model / part)
+    refused("(cannot load the model|is incomplete|no such)", str(model), "cpu")
+
+
+def test_a_missing_shard_of_a_text_encoder(model):
+    load_pipeline(str(model), "cpu").text_encoder.save_pretrained(model / "sharded", max_shard_size="20KB")
+    shutil.rmtree(model / "text_encoder")
+    (model / "sharded").rename(model / "text_encoder")
+    shards = sorted(f.name for f in (model / "text_encoder").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    (model / "text_encoder" / shards[0]).unlink()
+    refused(f"is incomplete: text_encoder/{shards[0]} is missing; download it again", str(model), "cpu")
+
+
+def test_weights_of_another_quantiser(model):
+    """Plain weights under configs that say something else of them, or nothing that can be."""
+    methods = [
+        {"quant_method": "gguf", "compute_dtype": "float32"}, {"quant_method": "quanto", "weights_dtype": "int8"},
+        {"quant_method": "torchao", "quant_type": "nonsense"}, {"quant_method": 7},
+        {"quant_method": "bitsandbytes", "load_in_4bit": 3},
+    ]  # fmt: skip
+    for said in (*methods, {}, "int8"):
+        edit(model / "unet" / "config.json", quantization_config=said)
+        refused("(cannot load the model|needs a package)", str(model), "cpu")
+
+
+@pytest.mark.parametrize("fault", ["class", "shard", "quantiser"])
+def test_a_model_that_cannot_be_had_ends_the_command_in_one_line(fault, semu, model, tmp_path):
+    if fault == "class":
+        edit(model / "model_index.json", unet=["no_such_library", "Model"])
+    if fault == "quantiser":
+        edit(model / "unet" / "config.json", quantization_config={"quant_method": "magic"})
+    if fault == "shard":
+        (model / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    status, out, err = semu("erase", "--model", model, "--concept", "cat", "--output", tmp_path / "out", "--quiet")
+    assert (status, out) == (2, "") and err.startswith("semu: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+# ----------------------------------------------------------------------------------- quantised while loading
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_while_loading(kind, model):
+    """The denoiser's Linears are this package's, and answer nearly the same; where it is missing, a line says so."""
+    _, package = PACKAGES[kind]
+    try:
+        pipe = load_pipeline(str(model), "cpu", quantize=kind)
+    except ValueError as error:
+        lacks = rf"--quantize {kind} needs {package}: pip install {package}|cannot load the model .* No GPU found.*"
+        assert re.fullmatch(lacks, str(error)), error
+        pytest.skip(str(error))
+    plain, (x, t, text) = load_pipeline(str(model), "cpu"), (torch.randn(1, 4, 8, 8), 5, torch.randn(1, 16, 32))
+    layers = [layer for layer in pipe.unet.modules() if is_adaptable(layer) and is_quantised(layer)]
+    assert len(layers) > 20 and not any(is_quantised(m) for m in pipe.text_encoder.modules() if is_adaptable(m))
+    with torch.no_grad():
+        found, true = (p.unet(x, t, text).sample for p in (pipe, plain))
+    assert 0 < (found - true).norm() < 0.1 * true.norm()
+    assert source_of(pipe)["quantised"] == package.removeprefix("optimum-") and "quantised" not in source_of(plain)
+    pipe.unet.save_pretrained(model / "unet")
+    refused(r"unet is quantised already \(\w+\); leave out --quantize", str(model), "cpu", quantize=kind)
+
+
+def test_a_single_file_is_not_quantised(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    refused("--quantize is for a diffusers folder or a Hub id", str(tmp_path / "a.safetensors"), quantize="bnb-4bit")
+
+
+def test_what_each_kind_asks_diffusers_for(monkeypatch, tmp_path):
+    """Of the kinds that need a GPU: which parts, and in which type they compute."""
+    diffusers = pytest.importorskip("diffusers")
+    monkeypatch.setattr("semu_diffusion.diffusion.quantise.check_package", lambda kind: None)
+    monkeypatch.setattr(diffusers.BitsAndBytesConfig, "post_init", lambda self: None)  # looks for the package
+    index = {name: ["diffusers", "X"] for name in ("transformer", "transformer_2", "vae")} | {"unet": [None, None]}
+    dtypes = {"transformer": torch.bfloat16, "default": torch.float32}
+    config = quantisation("bnb-4bit", tmp_path, index, dtypes)["quantization_config"].quant_mapping
+    assert set(config) == {"transformer", "transformer_2"}
+    assert config["transformer"].load_in_4bit and config["transformer"].bnb_4bit_quant_type == "nf4"
+    assert config["transformer"].bnb_4bit_compute_dtype == torch.bfloat16
+    config = quantisation("bnb-8bit", tmp_path, index, torch.float16)["quantization_config"].quant_mapping
+    assert config["transformer"].load_in_8bit
+    assert quantisation(None, tmp_path, index, dtypes) == {}

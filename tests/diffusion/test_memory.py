@@ -20,7 +20,16 @@ from semu_diffusion.diffusion.data import make_states
 from semu_diffusion.diffusion.devices import module_bytes
 from semu_diffusion.diffusion.erasure import adapter_config
 from semu_diffusion.diffusion.families import family_of
-from semu_diffusion.diffusion.footprint import Footprint, Line, LiveBytes, checkpointing, measure, peak_bytes, probe
+from semu_diffusion.diffusion.footprint import (
+    Footprint,
+    Given,
+    Line,
+    LiveBytes,
+    checkpointing,
+    measure,
+    peak_bytes,
+    probe,
+)
 from semu_diffusion.diffusion.memory import Batches, fitted_batches, plan_memory, stages
 from semu_diffusion.diffusion.trainer import Trainer
 
@@ -57,7 +66,8 @@ def test_a_step_of_a_plain_network_takes_what_it_must():
     assert 2 * one <= foot.forward.each <= 5 * one
     assert 6 * one <= foot.step[False].each <= 12 * one  # each tanh keeps its output
     assert foot.gradient[False].each >= foot.step[False].each  # and the layers their inputs for the weights
-    assert foot.shapes == [(64, 64)] * 6 and foot.rows == [10] * 6 and foot.inputs == [64] * 6
+    assert foot.shapes == [(64, 64)] * 6 and foot.rows == [10] * 6
+    assert [(x.n, x.rows, x.unfolded) for x in foot.inputs] == [(64, 10, False)] * 6
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +119,13 @@ def test_the_estimate_is_near_what_the_stages_take(family_folder):
     taken["training"] = peak_bytes(lambda: trainer.step(family.model, optimizer, 0), CPU)
     assert 0.85 < foot.forward(8) / taken["moments"] < 1.15
     whole = max(need["gradient"], need["moments"], need["bases"])
-    assert 0.85 < whole / taken["gradient"] < 1.3
-    assert 0.85 < need["training"] / taken["training"] < 1.3
+    assert 0.85 < whole / taken["gradient"] < 1.15
+    assert 0.85 < need["training"] / taken["training"] < 1.15
 
 
 def test_batches_fill_the_room(foot):
-    config, plan = EraseConfig("x", **SHORT), Batches(drawn=32, moments=32, gradient=8, checked=16)
+    config = EraseConfig("x", **{**SHORT, "latents": 32})
+    plan = Batches(drawn=32, moments=32, gradient=8, checked=16)
     need = stages(config, plan, 10**6, foot)
     assert fitted_batches(config, plan, 10**6, foot, 2 * max(need.values())) == plan
     for share in (0.8, 0.5, 0.3):
@@ -143,7 +154,7 @@ def tighter(config, foot, host):
 # A model whose sums, moments and records are all about as large, so that each counts.
 WIDE = Footprint(
     Line(2e6), {False: Line(8e6), True: Line(2e6)}, {False: Line(1e7), True: Line(3e6)}, [(512, 512)] * 64, [64] * 64,
-    [512] * 40,
+    [Given(512, 64)] * 40,
 )  # fmt: skip
 
 
@@ -183,6 +194,6 @@ def test_the_budget(monkeypatch):
 def test_a_run_in_little_memory_is_nearly_the_same(family_folder):
     plain = erase(load_family(family_folder("sd1")), "cigarette", **SHORT)
     room = module_bytes(plain.pipe.unet) + module_bytes(plain.pipe.vae) + module_bytes(plain.pipe.text_encoder)
-    short = erase(load_family(family_folder("sd1")), "cigarette", **SHORT, max_memory=(room + 6e6) / 1e9)
+    short = erase(load_family(family_folder("sd1")), "cigarette", **SHORT, max_memory=(room + 1.4e7) / 1e9)
     assert "at a time" in short.facts["memory"] and "memory" not in plain.facts
     assert plain.facts["ranks"].keys() == short.facts["ranks"].keys()

@@ -1,7 +1,9 @@
 """The scale benchmark in its tiny form: every section runs and says what it should."""
 
+import dataclasses
 import json
 import sys
+import time
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from tiny import QUICK
 
 from eval.scale import benchmark as bench_scale
 from eval.scale import models as scale_models
-from eval.scale import scaling
+from eval.scale import phases, scaling
+from eval.scale.sections import PHASES
 from semu_diffusion import erase, load_pipeline
 from semu_diffusion.adapter import SemuConfig, SemuLayer
 from semu_diffusion.adapter.moments import second_moments
@@ -110,5 +113,36 @@ def test_costs_are_counted_from_the_configuration(tmp_path):
     assert tiny.summed == sum(4 * C.numel() for C in {id(C): C for C in watch.values()}.values())
     assert set(scaling.moved_bytes(tiny, config, 1).values()) == {0}
     assert scaling.moved_bytes(tiny, config, 64)["SEMU"] < scaling.moved_bytes(tiny, config, 64)["LoRA"]
+    counts = tmp_path / "counts.json"
+    counts.write_text(json.dumps({"rank": 4, "models": [dataclasses.asdict(tiny)], "plans": []}))
+    assert scaling.from_file(counts, ["tiny"], 4) == ([tiny], [])
+    with pytest.raises(SystemExit, match="does not have all these models at rank 8"):
+        scaling.from_file(counts, ["tiny"], 8)
     text = scaling.page([tiny], config, 4, 64, {})
     assert text.count("| tiny |") == 7 and "Counted and measured" not in text
+
+
+def test_a_phase_inside_of_another_is_counted_once():
+    clock = phases.Clock()
+
+    def busy(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    inner = clock.timed("inner", lambda: busy(0.02))
+    clock.timed("outer", lambda: (busy(0.03), inner(), inner()))()
+    assert clock.seconds["inner"] == pytest.approx(0.04, abs=0.01)
+    assert clock.seconds["outer"] == pytest.approx(0.03, abs=0.01) and len(clock.calls["inner"]) == 2
+
+
+def test_phases_of_an_erasure_beside_another_way_of_as_many_evaluations(tmp_path):
+    folder = str(scale_models.write_pipeline("tiny", tmp_path / "model", 8))
+    load = lambda: load_pipeline(folder, "cpu")  # noqa: E731
+    config = phases.EraseConfig("cigarette", guidance=7.5, **phases.SIZES["tiny"])
+    ours, evaluations = phases.run_ours(load, config)
+    assert set(ours["phases"]) == set(PHASES) - {"checks"}  # three steps, and they are at every tenth
+    assert ours["seconds"] == pytest.approx(sum(ours["phases"].values())) and ours["steps"] == 3
+    other = phases.run_other(load, "esd-x", config, evaluations)
+    assert evaluations - 2 < other["evaluations"] <= evaluations
+    assert set(other["phases"]) == {"drawing", "training"}

@@ -8,6 +8,7 @@ import torch
 
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
+from ...diffusion.families import sampler_of
 from ...diffusion.pipeline import EMBEDDED, is_embedded, switched_off
 from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
@@ -50,19 +51,22 @@ def run_pictograms(
 ) -> tuple[dict, dict]:
     """The pictograms suite on a pipeline that carries an adapter: report and pictures (`grid.evaluate`).
 
+    A model that was distilled to few steps is drawn with its own steps and guidance, others with those of the suite.
+
     With a folder, pictures go to its `base/` and `erased/`, drawn by all processes and taken up where they stopped;
     `adapter` (`results.adapter_facts`) then says whose they are. Either way processes share the drawing out, and the
     pictures are judged as 8-bit files.
     """
     callback = callback or Callback()
     callback.stage("evaluation")
-    made_by = source_of(pipe)
+    made_by, own = source_of(pipe), sampler_of(pipe)
+    steps, guidance = (own.steps, own.guidance) if own.few else (SAMPLER_STEPS, GUIDANCE)
 
     def erased(prompts: list[str], seeds: list[int], side: str = "erased", adapter: dict | None = adapter):
         if folder is None:
-            return as_saved(draw_together(pipe, prompts, seeds, SAMPLER_STEPS, GUIDANCE, BATCH, callback.advance))
+            return as_saved(draw_together(pipe, prompts, seeds, steps, guidance, BATCH, callback.advance))
         shots = [Shot(*shot) for shot in zip(prompts, seeds)]
-        how = (SAMPLER_STEPS, GUIDANCE, BATCH, {**made_by, "adapter": adapter})
+        how = (steps, guidance, BATCH, {**made_by, "adapter": adapter})
         return read_pictures(draw_shots(pipe, shots, folder / side, *how, callback))
 
     def base(prompts: list[str], seeds: list[int]) -> torch.Tensor:
@@ -78,8 +82,8 @@ def run_pictograms(
         "suite": "pictograms",
         **report["protocol"],
         **made_by,
-        "steps": SAMPLER_STEPS,
-        "guidance": GUIDANCE,
+        "steps": steps,
+        "guidance": guidance,
         "batch_size": BATCH,
         "size": list(pictures["keep"].base.shape[2:]),
         "prompts_hash": digest(shots),
