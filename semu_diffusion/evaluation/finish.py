@@ -16,7 +16,7 @@ from ..diffusion.pipeline import switched_off
 from ..diffusion.plain import plain
 from ..hub.card import write_card
 from .charts import before_after, loss_chart
-from .suites.pictograms import ROWS, knows, run_pictograms, write_report
+from .suites.pictograms import ROWS, knows, run_pictograms, weaker, write_report
 
 
 def plain_pictures(pipe, prompts: list[str], keep: list[str], folder: Path, seed: int = 0) -> None:
@@ -38,15 +38,16 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     """
     folder, config = erasure.folder, erasure.config
     loss_chart(erasure.progress.history, folder / "loss.png")
-    report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
+    report, less, gone = None, {}, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
     if knows("pictograms", base_model, gone):
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
         write_report(folder, report, pictures, gone)
+        less = weaker(erasure.pipe, gone, callback=callback)
     elif family_of(erasure.pipe, config.train).draws:
         prompts = list(dict.fromkeys(p.prompt for p in erasure.plan.pairs))
         plain_pictures(erasure.pipe, prompts, erasure.plan.keep, folder, config.seed)
     results = json.loads((folder / "results.json").read_text())
-    results["evaluation"] = report
+    results |= {"evaluation": report, **({"weaker": less} if less else {})}
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
     write_card(folder, results, ROWS)
     if report:

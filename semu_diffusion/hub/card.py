@@ -156,6 +156,7 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
         *usage(folder, base, config),
         "## How well\n",
         metrics_markdown(results.get("evaluation"), figures),
+        *weaker_markdown(results.get("weaker")),
         merged_markdown(results) if results.get("merged") else training_markdown(folder, training),
         files_markdown(folder),
         LIMITS.format(concepts=concepts),
@@ -214,6 +215,16 @@ def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
               f"guidance {protocol['guidance']}.", ""]  # fmt: skip
     lines += [f"Versions: {versions}.", ""] if versions else []
     return "\n".join(lines)
+
+
+def weaker_markdown(weaker: dict | None) -> list[str]:
+    """How much of the concept is gone where the adapter is used at less than full strength, as Markdown."""
+    if not weaker:
+        return []
+    share = lambda own: "{:.0f} ({:.0f}–{:.0f})".format(own["UA"], *own["interval"])  # noqa: E731
+    rows = [f"| {plain(strength)} | {share(own)} | {own['pictures']} |" for strength, own in weaker.items()]
+    intro = "A LoRA can be scaled. At less than full strength, with the 95 % interval of so many pictures:\n"
+    return [intro, "| strength | UA | pictures |", "|---|---|---|", *rows, ""]
 
 
 def training_markdown(folder: Path, training: dict) -> str:
