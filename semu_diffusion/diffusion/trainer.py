@@ -16,12 +16,13 @@ from torch import nn
 from ..adapter.gradients import LossScale
 from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
-from ..adapter.weights import semu_layers
 from ..callbacks import Stopped
 from .adversary import STEPS, Adversary
+from .checkpoint import put_adapter_back, put_moments_back, tensors_of
 from .config import EraseConfig
 from .devices import is_hooked
-from .families import Family, moved
+from .families import Family, beside, moved
+from .lasting import strengths
 from .memory import Batches, default_batches
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .pipeline import base_name
@@ -50,7 +51,7 @@ class Progress:
 
     step: int = 0
     reached: int = 0  # the step at which the stop rule was met, 0 before
-    attacks: list[int] = field(default_factory=list)  # steps after which adversarial shifts were sought
+    attacks: list[int] = field(default_factory=list)  # steps after which rounds began: adversarial ones, then lasting
     history: list[dict] = field(default_factory=list)
 
 
@@ -73,6 +74,7 @@ class Trainer:
         kept += [(REMAIN, 1.0)] if config.beta else []
         self.kept = [(index, share) for kind, share in kept if len(index := states.of_kind(kind))]
         empty = states.prompt[states.of_kind(EMPTY)[:1]].tolist()
+        self.far = False  # whether a lasting round is on
         self.adversary = Adversary(moved(states.contexts, accelerator.device), *empty or [None])
         if config.adversarial and self.adversary.shifts is None:
             raise ValueError("adversarial rounds shift text states, which this model is not given; use --adversarial 0")
@@ -86,18 +88,20 @@ class Trainer:
         with self.accelerator.autocast():
             return self.family.call(model, x, t, self.adversary.conditions(prompt, shift))
 
-    def targets(self, index: torch.Tensor) -> torch.Tensor:
-        """Where forgotten records shall go."""
-        s, device = self.states, self.accelerator.device
+    def targets(self, index: torch.Tensor, far: bool = False) -> torch.Tensor:
+        """Where forgotten records shall go; `far` past that where the concept shows."""
+        s, device, strength = self.states, self.accelerator.device, self.config.strength
         concept, anchor, empty = (v[index].to(device) for v in (s.concept, s.anchor, s.empty))
-        return OBJECTIVES[self.config.objective](concept, anchor, empty, self.config.strength)
+        if far:
+            strength = beside(strengths(strength, s.shown[index]), concept).to(concept)
+        return OBJECTIVES[self.config.objective](concept, anchor, empty, strength)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Forgetting, keep and remain losses in one forward pass; and the parts."""
         shift = torch.cat([batch.shift, torch.zeros_like(batch.keep)])
         predicted = self.predict(model, torch.cat([batch.forget, batch.keep]), shift)
         drop, stay = predicted.split([len(batch.forget), len(batch.keep)])
-        forgetting = squared_error(drop, self.targets(batch.forget))
+        forgetting = squared_error(drop, self.targets(batch.forget, self.far))
         loss, parts = forgetting, {"forget": forgetting.item()}
         if len(batch.keep):
             remain = self.states.kind[batch.keep] == REMAIN
@@ -165,12 +169,17 @@ class Trainer:
     def optimizer(self) -> torch.optim.Adam:
         return torch.optim.Adam(param_groups(self.family.model, self.config.lr), betas=(0.9, 0.99))
 
+    @property
+    def rounds(self) -> int:
+        """How many come after the plain steps, adversarial ones first."""
+        return self.config.adversarial + self.config.lasting
+
     def end(self, progress: Progress) -> int:
         """The last step: `settle` steps after the stop rule was met, or the end of the last round."""
         last, attacks = self.config.steps, progress.attacks
-        if self.config.adversarial:
+        if self.rounds:
             begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
-            return begun + STEPS * (self.config.adversarial - over)
+            return begun + STEPS * (self.rounds - over)
         settle = COOLDOWN if self.config.settle is None else self.config.settle
         return min(progress.reached + settle, last) if progress.reached else last
 
@@ -198,6 +207,7 @@ class Trainer:
             while progress.step < self.end(progress):
                 for group, lr in zip(prepared.param_groups, base, strict=True):
                     group["lr"] = lr * self.rate(progress)
+                self.far = len(progress.attacks) > self.config.adversarial
                 row = self.step(model, prepared, progress.step)
                 progress.step += 1
                 if progress.step % CHECK_EVERY == 0 and len(self.held_out):
@@ -258,7 +268,7 @@ class Trainer:
         left = [row["left"] for row in progress.history if "left" in row]
         return len(left) >= 2 and max(left[-2:]) <= self.config.stop_at
 
-    # ------------------------------------------------------------------------------------------ attacks
+    # ------------------------------------------------------------------------------------------- rounds
 
     def attack_due(self, progress: Progress) -> bool:
         """True while rounds are left, once the one before is over; the first once the plain prompts are forgotten."""
@@ -266,12 +276,13 @@ class Trainer:
             over = progress.step - progress.attacks[-1] >= STEPS
         else:
             over = self.met(progress) or progress.step >= self.config.steps
-        return len(progress.attacks) < self.config.adversarial and over
+        return len(progress.attacks) < self.rounds and over
 
     def attack(self, progress: Progress) -> None:
-        """Begins a round: more shifts, which `follow` then takes to where the concept is drawn."""
-        generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + len(progress.attacks))
-        self.adversary.start(generator)
+        """Begins a round; an adversarial one with more shifts, which `follow` takes to where the concept is drawn."""
+        if len(progress.attacks) < self.config.adversarial:
+            generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + len(progress.attacks))
+            self.adversary.start(generator)
         progress.attacks.append(progress.step)
 
     def follow(self, batch: Batch) -> None:
@@ -303,13 +314,7 @@ class Trainer:
         """The adapter, Adam's moments and the history in one file, under a temporary name first."""
         if not self.accelerator.is_main_process:
             return
-        tensors = {}
-        for (name, layer), group in zip(semu_layers(self.family.model).items(), optimizer.param_groups, strict=True):
-            R = group["params"][0]
-            state = optimizer.state.get(R, {})
-            moments = {k: state[k] for k in ("step", "exp_avg", "exp_avg_sq") if k in state}
-            parts = {"U": layer.semu_U["default"], "V": layer.semu_V["default"], "R": layer.semu_R["default"]}
-            tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
+        tensors = tensors_of(self.family.model, optimizer)
         if len(self.adversary):
             tensors["adversary:shifts"] = self.adversary.shifts
         save_sealed(tensors, self.checkpoint, {"key": self.key, "progress": json.dumps(asdict(progress))})
@@ -328,13 +333,9 @@ class Trainer:
         progress = Progress(**json.loads(facts["progress"]))
         if "adversary:shifts" in stored:
             self.adversary.shifts = stored["adversary:shifts"].to(self.accelerator.device)
-        for name, layer in semu_layers(self.family.model).items():
-            layer.set_basis("default", *(stored[f"{name}:{part}"] for part in "UVR"))
+        put_adapter_back(self.family.model, stored)
         fresh = self.optimizer()
         optimizer.param_groups[:] = fresh.param_groups
         optimizer.state.clear()
-        for name, group in zip(semu_layers(self.family.model), optimizer.param_groups, strict=True):
-            moments = {k: stored[f"{name}:{k}"] for k in ("step", "exp_avg", "exp_avg_sq") if f"{name}:{k}" in stored}
-            R = group["params"][0]
-            optimizer.state[R] = {k: v.to(R.device) if k != "step" else v for k, v in moments.items()}
+        put_moments_back(self.family.model, optimizer, stored)
         return progress, [group["lr"] for group in optimizer.param_groups]
