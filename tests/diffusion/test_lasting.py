@@ -1,21 +1,25 @@
 """Lasting rounds: training is longer in bringing the concept back, and a run can be interrupted in them."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from tiny import interrupted, quick
+from torch import nn
 
-from semu_diffusion import EraseConfig, load_pipeline
-from semu_diffusion.attacks.target import Target
-from semu_diffusion.diffusion.concepts import TEMPLATES
+from semu_diffusion import EraseConfig
+from semu_diffusion.adapter import SemuConfig
+from semu_diffusion.adapter.subspace import find_bases, install_bases
+from semu_diffusion.adapter.weights import inject
+from semu_diffusion.attacks.target import flatten
 from semu_diffusion.diffusion.lasting import PUSH, strengths
-from semu_diffusion.diffusion.states import FORGET, States
+from semu_diffusion.diffusion.states import ANCHOR, EMPTY, FORGET, KEEP, States
 from semu_diffusion.diffusion.trainer import Trainer
 
 STEPS = "semu_diffusion.diffusion.trainer.STEPS"
-FULL = {"anchor": "", "near": 0.0, "target_modules": "all", "latents": 8, "steps": 30, "stop_at": -9.0, "compress": 1.0}
 
 
 def test_the_push_grows_with_what_shows():
@@ -45,41 +49,67 @@ def test_what_shows_is_known_of_each_record(tiny_model, monkeypatch):
 # ----------------------------------------------------------------------------------------- what it is for
 
 
-def steps_to_relearn(run, model, most=200) -> int:
-    """Adam steps on all weights, towards the untouched model's answers on its own noised pictures of the concept, until
-    half of the way back to them is made up on other noise."""
-    target, base = Target(run.pipe), Target(load_pipeline(str(model)))
-    prompts = [TEMPLATES[0][0].format(a="a cigarette", style="neon")] * 8
-    pictures = base.pictures(prompts, list(range(8)), 4, 3.0)
-    texts = {p: base.encode(base.ids([p])).detach() for p in (prompts[0], "")}
-    ask = lambda own, noised, prompt: own.family.predict(  # noqa: E731
-        noised.x, noised.t, {"text": texts[prompt].expand(len(noised.x), -1, -1)}
-    )
-    look = base.noised(pictures, 32, torch.Generator().manual_seed(1))
+TEXT = 2 * torch.eye(4)  # the states of four prompts: the empty one, the concept, its anchor, another
+
+
+def ask(net, x, t, conditions):
+    return net(torch.cat([x.flatten(1), conditions["text"]], 1))[..., None, None]
+
+
+def tiny_states(net, each=128) -> States:
+    """Records of the four prompts; every second one of the concept shows it, and looks different for that."""
+    x, kept = torch.randn(2, each, 8, 1, 1)
+    x[::2, :4] += 2
+    shown = 0.9 * (torch.arange(each) % 2 == 0)
+    rows = [(FORGET, 1, x), (EMPTY, 0, x), (ANCHOR, 2, x), (KEEP, 3, kept), (EMPTY, 0, kept)]
+    kind, prompt = (torch.tensor([row[k] for row in rows]).repeat_interleave(each) for k in (0, 1))
+    xs, asked = torch.cat([x for *_, x in rows]), (prompt, torch.full_like(prompt, 2), torch.zeros_like(prompt))
     with torch.no_grad():
-        wanted, other = ask(base, look, prompts[0]), ask(base, look, "")
-    tuned = target.with_model(copy.deepcopy(target.model).requires_grad_(True))
-    optimizer, generator = torch.optim.Adam(tuned.model.parameters(), 1e-4), torch.Generator().manual_seed(2)
+        answers = [ask(net, xs, None, {"text": TEXT[p]}) for p in asked]
+    shown = torch.cat([shown] * 3 + [0 * shown] * 2)
+    return States(xs, torch.zeros(len(xs)), prompt, kind, *answers, shown, {"text": TEXT})
+
+
+def trained(folder, **options) -> Trainer:
+    """The trainer of a net of three layers, erased."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 8))
+    family = SimpleNamespace(model=net, call=ask, pipe=SimpleNamespace(config={}))
+    config = EraseConfig(concept="knife", strength=0.25, batch_size=16, stop_at=-9.0, beta=0.0, **options)
+    trainer = Trainer(family, config, tiny_states(net), Accelerator(cpu=True), folder)
+    bases = find_bases(net, SemuConfig(max_rank=8), trainer.forgetting_gradient(net))
+    inject(net, SemuConfig(ranks={name: basis.rank for name, basis in bases.items()}))
+    install_bases(net, bases)
+    trainer.train(lambda row: None)
+    return trainer
+
+
+def steps_to_relearn(trainer: Trainer, most: int = 500) -> int:
+    """Adam steps on all weights towards the untouched net's answers where the concept shows, until half of the way
+    from the anchor's answers to these is made up on records that were held out."""
+    s, net = trainer.states, flatten(copy.deepcopy(trainer.family.model)).requires_grad_(True)
+    learned, looked = (index[s.shown[index] > 0] for index in (trainer.forget, trainer.held_out))
+    way, optimizer = s.concept[looked] - s.anchor[looked], torch.optim.Adam(net.parameters(), 3e-4)
     for step in range(most):
         with torch.no_grad():
-            way = wanted - other
-            back = ((ask(tuned, look, prompts[0]) - other) * way).sum() / way.square().sum()
-        if back >= 0.5:
+            made_up = ask(net, s.x[looked], None, {"text": TEXT[s.prompt[looked]]}) - s.anchor[looked]
+        if (made_up * way).sum() >= 0.5 * way.square().sum():
             return step
-        noised = base.noised(pictures, 8, generator)
-        with torch.no_grad():
-            truth = ask(base, noised, prompts[0])
         optimizer.zero_grad()
-        (ask(tuned, noised, prompts[0]) - truth).square().mean().backward()
+        answers = ask(net, s.x[learned], None, {"text": TEXT[s.prompt[learned]]})
+        (answers - s.concept[learned]).square().mean().backward()
         optimizer.step()
     return most
 
 
-def test_relearning_falls_short_after_a_lasting_round_and_not_without(tiny_model, monkeypatch):
+def test_relearning_falls_short_after_a_lasting_round_and_not_without(tmp_path, monkeypatch):
+    """Nor after as many plain steps as both together."""
     monkeypatch.setattr(STEPS, 60)
-    plain, lasting = quick(tiny_model, **FULL), quick(tiny_model, **FULL, lasting=1)
-    short = steps_to_relearn(plain, tiny_model)
-    assert short > 0 and steps_to_relearn(lasting, tiny_model, most=2 * short) == 2 * short
+    plain, long = trained(tmp_path / "plain", steps=60), trained(tmp_path / "long", steps=120)
+    lasting = trained(tmp_path / "lasting", steps=60, lasting=1)
+    soon = max(steps_to_relearn(plain), steps_to_relearn(long))
+    assert 0 < soon < 100 and steps_to_relearn(lasting, most=2 * soon) == 2 * soon
 
 
 # ----------------------------------------------------------------------------------------- runs as a whole
