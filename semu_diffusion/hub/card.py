@@ -232,9 +232,10 @@ def training_markdown(folder: Path, training: dict) -> str:
     if not training:
         return ""
     left = training["left"]
-    measured = (
-        "nothing was measured" if left is None else f"{left:.0%} of the way to the target left in held-out predictions"
-    )
+    measured = "nothing was measured"
+    if left is not None:
+        way = f"{left:.0%} of the way to the target left" if left >= 0 else f"past the target by {-left:.0%} of the way"
+        measured = f"{way} in held-out predictions"
     loss = ", the loss in `loss.png`" if (folder / "loss.png").is_file() else ""
     where = f"Options, seeds and versions are in `results.json`{loss}."
     return f"## Training\n\n{training['steps']} steps in {training['seconds']} s; {measured}. {where}\n"

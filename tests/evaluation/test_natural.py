@@ -19,7 +19,7 @@ from semu_diffusion.evaluation.scores import complete, mark_natural, named_row
 from semu_diffusion.evaluation.suites import nudity
 from semu_diffusion.evaluation.suites.pictograms import ROWS, weaker
 from semu_diffusion.evaluation.suites.run import EvalConfig
-from semu_diffusion.hub.card import figure, metrics_markdown, weaker_markdown
+from semu_diffusion.hub.card import figure, metrics_markdown, training_markdown, weaker_markdown
 from semu_diffusion.pictograms import OBJECTS, STYLES, caption, load_oracle
 
 
@@ -208,3 +208,15 @@ def test_an_adapter_is_also_looked_at_scaled(assets, monkeypatch):
     card = "\n".join(weaker_markdown(found))
     assert "| 0.5 | 100 (61–100) | 6 |" in card and "| 0.25 | 0 (0–39) | 6 |" in card
     assert weaker_markdown(None) == weaker_markdown({}) == []
+
+
+@pytest.mark.parametrize(
+    "left, words",
+    [
+        (0.25, "25% of the way to the target left in held-out predictions"),
+        (-0.6, "past the target by 60% of the way in held-out predictions"),
+        (None, "nothing was measured"),
+    ],
+)
+def test_the_card_says_where_training_ended(left, words, tmp_path):
+    assert words in training_markdown(tmp_path, {"left": left, "steps": 1, "seconds": 2.0})
