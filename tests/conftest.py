@@ -26,9 +26,9 @@ def frozen_imports():
     import peft
     import transformers.models.clip
 
-    import semu_diffusion.cli.app
+    from semu_diffusion.cli.app import make_app
 
-    assert all((diffusers.pipelines.stable_diffusion, peft, transformers.models.clip, semu_diffusion.cli.app))
+    assert all((diffusers.pipelines.stable_diffusion, peft, transformers.models.clip, make_app()))
     gc.collect()
     gc.freeze()
 

@@ -3,6 +3,7 @@
 import ast
 import glob
 import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -52,15 +53,23 @@ def test_import_leaves_the_heavy_libraries_alone():
     assert not {"diffusers", "transformers", "peft"} & set(modules)
 
 
-def test_the_page_begins_before_torch_is_there():
-    code = """import json, sys
-sys.argv = ["semu", "app", "--help"]
+@pytest.mark.parametrize("words", (["--version"], ["--help"], ["app", "--help"], ["erasse"]), ids=" ".join)
+def test_the_shell_answers_before_torch_is_there(words):
+    code = f"""import json, sys
+sys.argv = ["semu", *{words}]
 from semu_diffusion.cli import main
 try: main()
 except SystemExit: print(json.dumps(sorted(sys.modules)))"""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = {*json.loads(result.stdout.splitlines()[-1])}
-    assert "semu_diffusion.cli.page" in modules and not {"torch", "peft", "gradio", "semu_diffusion.cli.app"} & modules
+    assert "semu_diffusion.cli.app" in modules and not {"torch", "peft", "gradio"} & modules
+
+
+def test_commands_are_listed_as_they_call_themselves():
+    from semu_diffusion.cli.app import COMMANDS, find
+
+    for name, (place, about) in ((n, c) for commands in COMMANDS.values() for n, c in commands.items()):
+        assert inspect.getdoc(find(place)).split("\n\n")[0].replace("\n", " ") == about, name
 
 
 def imported_modules(source: str, package: str) -> set[str]:

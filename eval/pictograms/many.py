@@ -38,7 +38,8 @@ def erased_folder(concepts: list[str], options: dict, folder: Path) -> Path:
     from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
 
     config, done = EraseConfig(concept=concepts, **options), folder / "results.json"
-    if done.is_file() and json.loads(done.read_text())["options"] == config.to_dict():
+    asked = {k: v for k, v in config.to_dict().items() if v is not None}  # the rest follows from the model and concept
+    if done.is_file() and asked.items() <= json.loads(done.read_text())["options"].items():
         return folder
     pipe = load_pipeline("pictograms")
     pipe.register_to_config(_name_or_path="pictograms")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .moments import Root
-from .updates import PRECISIONS, Update, check_energy, check_precision, compress, inner, rounded
+from .updates import STORED, Update, check_energy, check_precision, compress, inner, rounded, widened
 from .weights import semu_layers, update_of
 
 
@@ -73,7 +73,7 @@ def shrink(
 
     Args:
         energy: As for `compress`; at 1 no layer's factors are touched before they are rounded.
-        precision: A key of `PRECISIONS`.
+        precision: A key of `STORED`.
         root: Layer -> the root of its inputs' second moments, or None for the plain norm.
 
     Raises:
@@ -81,7 +81,7 @@ def shrink(
     """
     check_energy(energy)
     check_precision(precision)
-    total, dtype = Shrunk(), PRECISIONS[precision]
+    total, dtype = Shrunk(), STORED[precision]
     for name, layer in semu_layers(model, adapter_name).items():
         old = new = update_of(layer, adapter_name)
         if energy < 1:
@@ -90,7 +90,7 @@ def shrink(
         new = rounded(*new, dtype, name)
         total += Shrunk((len(old.R), len(new.R)), (size(old), size(new, dtype)), distance(old, new), inner(old, old))
         if energy < 1 or dtype != torch.float32:
-            layer.set_basis(adapter_name, new.U, new.V, new.R)
+            layer.set_basis(adapter_name, **widened(*new)._asdict())
     for part in model.modules():  # the model itself, or those that it consists of
         if config := getattr(part, "peft_config", {}).get(adapter_name):
             config.ranks = {name: layer.r[adapter_name] for name, layer in semu_layers(part, adapter_name).items()}

@@ -5,6 +5,7 @@ Everything works on the factors, so that no (m, n) matrix is built.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,9 @@ import torch
 from .decompose import Basis, choose_rank
 from .moments import Root
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # of files that others read
+STORED = {"int8": torch.int8, **PRECISIONS}  # U and V of a native file
+STEPS = 127  # of int8, to either side
 
 
 class Update(NamedTuple):
@@ -80,27 +83,51 @@ def check_energy(energy: float) -> None:
         raise ValueError(f"the energy to keep must be in (0, 1], got {energy}")
 
 
-def check_precision(precision: str) -> None:
-    """ValueError for a name that is none of `PRECISIONS`."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+def check_precision(precision: str, known: dict[str, torch.dtype] = STORED) -> None:
+    """ValueError for a name that is none of those."""
+    if precision not in known:
+        raise ValueError(f"precision must be one of {', '.join(known)}, got {precision!r}")
+
+
+def precision_for_others(precision: str) -> str:
+    """That of the LoRA and kohya files beside a native one: these formats have no int8."""
+    return "fp16" if precision == "int8" else precision
 
 
 def rounded(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor, dtype: torch.dtype, name: str = "a layer") -> Update:
     """U and V in a narrower type. R stays as it is: it is small, and its values may span more than fp16 does.
 
-    Powers of two move from columns of U and V into R, so that all have norms near 1, which every type can hold.
+    Powers of two move from columns of U and V into R: norms are near 1, which every type can hold; in int8 the largest
+    value is between 64 and 127, so a column of 1000 numbers is off by 1 to 2 %. What is stored is multiplied as it is.
 
     Raises:
         ValueError: values that are too large all the same.
     """
     if dtype == torch.float32:
         return Update(U, R, V)
-    scales = [X.norm(dim=0).clamp_min(1e-30).log2().round().clamp(-100, 100).exp2() for X in (U, V)]  # exact
-    narrow = Update((U / scales[0]).to(dtype), scales[0][:, None] * R * scales[1], (V / scales[1]).to(dtype))
+    whole = dtype == torch.int8
+    scales = [
+        power(X.abs().amax(dim=0) / STEPS, torch.ceil) if whole else power(X.norm(dim=0)) for X in (U, V)
+    ]  # exact
+    left, right = (X.round() if whole else X for X in (U / scales[0], V / scales[1]))
+    narrow = Update(left.to(dtype), scales[0][:, None] * R * scales[1], right.to(dtype))
     if not all(X.isfinite().all() for X in narrow):
         raise ValueError(f"the update of {name} is too large for {dtype_name(dtype)}; use --precision fp32")
     return narrow
+
+
+def widened(U: torch.Tensor, R: torch.Tensor, V: torch.Tensor) -> Update:
+    """In fp32, from the types of a file. Of int8 factors powers of two move into R: norms are near 1 again."""
+    wide = [X.float() for X in (U, V)]
+    left, right = (
+        power(X.norm(dim=0)) if Y.dtype == torch.int8 else power(X.new_ones(1)) for X, Y in zip(wide, (U, V))
+    )
+    return Update(wide[0] / left, left[:, None] * R.float() * right, wide[1] / right)
+
+
+def power(x: torch.Tensor, to_whole: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
+    """The power of two near each number >= 0; multiplying by one is exact."""
+    return to_whole(x.clamp_min(1e-30).log2()).clamp(-100, 100).exp2()
 
 
 def dtype_name(dtype: torch.dtype) -> str:

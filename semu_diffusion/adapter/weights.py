@@ -17,13 +17,13 @@ from .config import SemuConfig, listed, without_paths
 from .files import save_atomic, write_atomic
 from .layer import SemuLayer, layer_name
 from .model import find_layers
-from .updates import PRECISIONS, Update, check_precision, rounded
+from .updates import STORED, Update, check_precision, rounded, widened
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 LORA = "pytorch_lora_weights.safetensors"
 PREFIX = "base_model.model."  # PEFT's own; a file without it loads silently as a no-op in PeftModel.from_pretrained
-DTYPES = ("F64", "F32", "F16", "BF16")  # what U, R and V may be stored as
+DTYPES = ("F64", "F32", "F16", "BF16", "I8")  # what U, R and V may be stored as; R not in int8
 MOST_JSON = 2**24  # bytes; the config of an adapter for thousands of layers has a hundredth of it
 MOST_NORM = 1e30  # of U, R, V and their product; far below where fp32 overflows, far above any weight
 
@@ -43,7 +43,7 @@ def adapter_state(model: nn.Module, adapter_name: str = "default", precision: st
     """The adapter's tensors under the names that PEFT, transformers and `load_adapter` read; see `save_adapter`."""
     state = {}
     for name, layer in semu_layers(model, adapter_name).items():
-        narrow = rounded(*update_of(layer, adapter_name), PRECISIONS[precision], name)
+        narrow = rounded(*update_of(layer, adapter_name), STORED[precision], name)
         state |= {f"{PREFIX}{name}.semu_{part}": tensor for part, tensor in narrow._asdict().items()}
     return state
 
@@ -60,7 +60,8 @@ def save_adapter(
     Args:
         about: Facts to store as `config.about`; `base_model` among them becomes base_model_name_or_path. Of paths on
             this machine only the last name is kept.
-        precision: Of U and V: "fp32" writes what is there; "fp16" and "bf16" halve the file. R is in fp32 in any case.
+        precision: Of U and V: "fp32" writes what is there; "fp16" and "bf16" halve the file, "int8" halves it again.
+            R is in fp32 in any case.
 
     Raises:
         ValueError: the model has no such adapter, an unknown precision, or one that cannot hold the values.
@@ -205,9 +206,10 @@ def read_tensors(file: Path, model: nn.Module, config: SemuConfig) -> dict[str, 
         slices = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118
         check_fits(model, config, {key: tuple(part.get_shape()) for key, part in slices.items()}, str(file))
         for key, part in slices.items():
-            if part.get_dtype() not in DTYPES:
+            if part.get_dtype() not in DTYPES[: -1 if key.endswith("R") else None]:
                 raise ValueError(f"{file}: {key} holds values of type {part.get_dtype()}, not finite numbers")
-        layers = {k: {p: weights.get_tensor(f"{PREFIX}{k}.semu_{p}").float() for p in "URV"} for k in config.ranks}
+        stored = {k: [weights.get_tensor(f"{PREFIX}{k}.semu_{p}") for p in "URV"] for k in config.ranks}
+    layers = {name: widened(*parts)._asdict() for name, parts in stored.items()}
     for name, parts in layers.items():
         check_finite(**parts, name=name, source=str(file))
     return layers

@@ -8,11 +8,13 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..lazy import uncollected
 from .desk import Model
 from .sessions import Visits
 
 QUEUE = 16  # jobs that wait; further ones are turned away
 UPLOAD = "2gb"
+SOON = 1  # seconds until the model is loaded though no page is open yet
 LOCAL = ("127.0.0.1", "localhost", "::1")
 HERE = Path(__file__).parent
 
@@ -33,7 +35,8 @@ def library():
     """Gradio, which tells nobody that it is used. ValueError where it is not installed."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        import gradio
+        with uncollected():
+            import gradio
     except ImportError as error:
         raise ValueError(f"the page needs Gradio ({error}): pip install 'semu-diffusion[app]'") from None
     return gradio
@@ -153,7 +156,7 @@ def launch(
     if share and not shared:
         page.close(verbose=False)
         raise ValueError("Gradio's tunnel gives no public address; leave out --share, or use --host and a way of yours")
-    threading.Thread(target=warm, args=(model,), name="semu warm", daemon=True).start()
+    threading.Thread(target=warm, args=(setting,), name="semu warm", daemon=True).start()
     if block:
         print(shared or address, flush=True)
         page.block_thread()
@@ -168,12 +171,16 @@ def without_login(model: Model) -> Model:
     return replace(model, loading=replace(model.loading, token=model.loading.token or get_token()))
 
 
-def warm(model: Model) -> None:
-    """Loads the model, and all that draws, before the first visitor asks; what is wrong is said to the one who does."""
+def warm(setting: Setting) -> None:
+    """Loads the model, and all that draws, before the first visitor asks; what is wrong is said to the one who does.
+
+    It begins when the page is open, or soon: before, it would take from the page the time to appear in.
+    """
     from .desk import Request
     from .jobs import follow
     from .works import Draw
 
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in follow(Draw(Path(folder) / "stop", model, Request("a picture", steps=1))):
+    setting.visits.came.wait(SOON)
+    with tempfile.TemporaryDirectory() as folder, uncollected():
+        for _ in follow(Draw(Path(folder) / "stop", setting.model, Request("a picture", steps=1))):
             pass

@@ -89,12 +89,13 @@ class Visits:
     def __init__(self, served: bool, keep: Path, first: dict[str, Known] | None = None):
         self.served, self.keep, self.first = served, keep, first or {}
         self.open: dict[str, Visit] = {}
-        self.lock = threading.Lock()
+        self.lock, self.came = threading.Lock(), threading.Event()  # the latter: somebody has opened the page
         self.root = Path(tempfile.mkdtemp(prefix="semu-"))
         self.end = weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
 
     def of(self, session: str) -> Visit:
         """The visit of a session, made on its first call."""
+        self.came.set()
         with self.lock:
             if session not in self.open:
                 folder = Path(tempfile.mkdtemp(dir=self.root))

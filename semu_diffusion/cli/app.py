@@ -1,42 +1,92 @@
-"""The app and its commands."""
+"""The app and its commands, of which only those that are run are imported."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Collection
 from typing import Annotated
 
 import typer
 
 from .. import __version__
 from ..messages import DEBUG
-from .attack import attack
-from .classify import classify
-from .doctor import doctor
-from .erase import erase
-from .evaluate import evaluate
-from .export import export
-from .generate import generate
-from .inspect import show
-from .merge import merge
-from .models import models
-from .page import page
-from .prompts import prompts
-from .pull import pull
-from .push import push
-from .recipes import recipes
-from .report import report
 
 ABOUT = "Erase concepts from diffusion models with small adapters (SEMU)."
-COMMANDS = {
-    "Erase": {"erase": erase, "prompts": prompts, "classify": classify},
-    "Look and measure": {"generate": generate, "eval": evaluate, "report": report, "attack": attack, "app": page},
-    "Ship": {"inspect": show, "export": export, "merge": merge, "push": push, "pull": pull},
-    "About": {"models": models, "recipes": recipes, "doctor": doctor},
+COMMANDS = {  # panel -> command -> module and function, and what the page of all commands says
+    "Erase": {
+        "erase": ("erase:erase", "Erase concepts from a model and write the adapter."),
+        "prompts": ("prompts:prompts", "Show every prompt that an erasure would use; nothing is erased."),
+        "classify": (
+            "classify:classify",
+            "Make an image classifier forget examples or classes, and compare it with one trained without them.",
+        ),
+    },
+    "Look and measure": {
+        "generate": (
+            "generate:generate",
+            "Draw pictures with an adapter at any strength; without one the base model draws.",
+        ),
+        "eval": (
+            "evaluate:evaluate",
+            "Measure what an adapter forgets and what it keeps, beside the base model.",
+        ),
+        "report": (
+            "report:report",
+            "Write one self-contained report.html: pictures before and after, figures, ranks, protocol.",
+        ),
+        "attack": (
+            "attack:attack",
+            "Attack an erased model: prompts, inversion, images, relearning, file changes.",
+        ),
+        "app": ("page:page", "Open a page to look, erase, measure and share; needs the extra `app`."),
+    },
+    "Ship": {
+        "inspect": (
+            "inspect:show",
+            "Say what is in an adapter file: what it erases, ranks by depth, energy, bytes, scores.",
+        ),
+        "export": ("export:export", "Write an adapter in a format that other programs load."),
+        "merge": (
+            "merge:merge",
+            "Make one of adapters of one base model, and say how far they get in each other's way before and after.",
+        ),
+        "push": ("push:push", "Upload an adapter to the Hugging Face Hub in one commit."),
+        "pull": ("pull:pull", "Download an adapter from the Hugging Face Hub; prints its local folder."),
+    },
+    "About": {
+        "models": (
+            "models:models",
+            "List embedded models, the families that can be erased from, and what each can be exported as.",
+        ),
+        "recipes": ("recipes:recipes", "List recipes for `semu erase --config recipe:NAME`."),
+        "doctor": (
+            "doctor:doctor",
+            "Print versions, devices, memory, optional packages, cache and token state, for a bug report.",
+        ),
+    },
 }
+NAMES = [name for commands in COMMANDS.values() for name in commands]
 
-app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-for panel, commands in COMMANDS.items():
-    for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(command)
+
+def find(place: str) -> Callable:
+    """The function at "module:function" of this package."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f".{module}", __package__), name)
+
+
+def listed() -> None:
+    """Stands for a command that is only listed."""
+
+
+def make_app(names: Collection[str] = NAMES) -> typer.Typer:
+    """The app with these commands; the others are listed, and what they need (torch, peft) is not imported."""
+    app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback(help=ABOUT)(options)
+    for panel, commands in COMMANDS.items():
+        for name, (place, about) in commands.items():
+            wanted = name in names
+            app.command(name, help=None if wanted else about, rich_help_panel=panel)(find(place) if wanted else listed)
+    return app
 
 
 def show_version(wanted: bool) -> None:
@@ -46,7 +96,6 @@ def show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback(help=ABOUT)
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 
+from ..lazy import uncollected
 from ..messages import DEBUG, message_of
 from .errors import fail
 
@@ -15,14 +16,13 @@ FORMER = ("generate", "eval", "export", "attack")  # commands that took the adap
 
 
 def commands(arguments: list[str]):
-    """The Typer app; for the page of that command alone, which is there before torch would be imported."""
-    if arguments[:1] == ["app"]:
-        from .page import alone
+    """The Typer app with the command that is called; with all where the shell asks what could be typed."""
+    from .app import NAMES, make_app
 
-        return alone
-    from .app import app
-
-    return app
+    called = next((a for a in arguments if not a.startswith("-")), "")
+    completing = any(name in os.environ for name in ("_SEMU_COMPLETE", "_TYPER_COMPLETE_ARGS"))
+    with uncollected():
+        return make_app(NAMES if completing else [called])
 
 
 def modernised(arguments: list[str]) -> list[str]:

@@ -31,7 +31,7 @@ def export(
     uniform_rank: Annotated[bool, typer.Option("--uniform-rank", help="Pad ranks, for diffusers before 0.36.")] = False,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp16, bf16 or fp32; default: fp16 for adapters, the model's own for whole models."),
+        typer.Option(help="fp16, bf16 or fp32; native also int8, its default. LoRA: fp16, whole models: their own."),
     ] = None,
     all_layers: Annotated[
         bool, typer.Option("--all-layers", help="Keep layers in a kohya file that some programs pass over.")
@@ -63,8 +63,9 @@ def export(
         if compress is not None:
             print(f"compressed: {compress_measured(pipe, compress)}", file=sys.stderr)
         if to not in WHOLE and precision != "fp32":
-            lost = rounding(pipe, to, precision or "fp16")
-            tell(f"written in {precision or 'fp16'}: relative error of the update {lost:.1g}")
+            kept = precision or ("int8" if to == "native" else "fp16")
+            lost = rounding(pipe, to, kept)
+            tell(f"written in {kept}: relative error of the update {lost:.1g}")
         if to in WHOLE:
             check_space(output, pipeline_bytes(pipe) / (2 if precision in ("fp16", "bf16") else 1), "the whole model")
         with filled(output) as part:

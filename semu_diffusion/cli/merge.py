@@ -26,7 +26,7 @@ def merge(
         float | None,
         typer.Option(help="Truncate each layer to this share of its energy; default: 0.95, of a sum 1."),
     ] = None,
-    precision: Annotated[str, typer.Option(help="What files hold: fp16, bf16 or fp32.")] = "fp16",
+    precision: Annotated[str, typer.Option(help="What files hold: int8, fp16, bf16 or fp32.")] = "int8",
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -58,12 +58,3 @@ def places(adapters: list[str]) -> dict[str, Path]:
     for place in found.values():
         read_contents(place)  # says what is wrong with it
     return found
-
-
-alone = typer.Typer(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
-alone.command("app")(page)
-
-
-@alone.callback()
-def options() -> None:
-    """The page alone, of all commands."""

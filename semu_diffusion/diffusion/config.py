@@ -7,7 +7,7 @@ import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
-from ..adapter.updates import PRECISIONS
+from ..adapter.updates import STORED
 from ..inputs.tables import read_text
 from ..options import option, require
 from .concepts import COMMON, KINDS, check_words, concepts_of
@@ -120,7 +120,7 @@ class EraseConfig:
     compress: float = option(
         0.9, "Share of each layer's effect on the concept's inputs that is written, after training; 1 for all of it."
     )
-    precision: str = option("fp16", f"What files hold U and V in: {', '.join(PRECISIONS)}.")
+    precision: str = option("int8", f"What files hold U and V in: {', '.join(STORED)}; a LoRA instead of int8 fp16.")
 
     def __post_init__(self):
         self._convert()
@@ -161,7 +161,7 @@ class EraseConfig:
             (self.save_every >= 1, "save-every must be at least 1"),
             (self.mixed_precision in ("no", "fp16", "bf16"), "mixed-precision must be no, fp16 or bf16"),
             (0 < self.compress <= 1, "compress must be in (0, 1]"),
-            (self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}"),
+            (self.precision in STORED, f"precision must be one of {', '.join(STORED)}"),
         )
         require(checks)
         concepts = concepts_of(self.concept, COMMON, self.kind, self.synonym)

@@ -12,7 +12,15 @@ from ..adapter.files import save_atomic
 from ..adapter.merging import updates_of
 from ..adapter.shrink import Shrunk, distance, shrink
 from ..adapter.switch import fold
-from ..adapter.updates import PRECISIONS, Update, check_precision, inner, rounded
+from ..adapter.updates import (
+    PRECISIONS,
+    STORED,
+    Update,
+    check_precision,
+    inner,
+    precision_for_others,
+    rounded,
+)
 from .concepts import name_of, phrase
 from .concepts.files import SUFFIXES
 from .families import drawing_defaults
@@ -39,8 +47,9 @@ def shrink_parts(pipe, energy: float, adapter_name: str = "default") -> Shrunk:
 
 def rounding(pipe, format: str, precision: str, adapter_name: str = "default") -> float:
     """||D' - D||_F / ||D||_F of the update D = U R V^T as a native or a LoRA file of that precision holds it."""
-    check_precision(precision)
-    total, dtype = Shrunk(), PRECISIONS[precision]
+    known = STORED if format == "native" else PRECISIONS
+    check_precision(precision, known)
+    total, dtype = Shrunk(), known[precision]
     for model in adapted_parts(pipe, adapter_name).values():
         for name, update in updates_of(model, adapter_name).items():
             U, R, V = update
@@ -87,8 +96,9 @@ def save_kohya(
     return file
 
 
-def save_loras(pipe, folder: Path, warn: Warn = warnings.warn, precision: str = "fp16") -> None:
+def save_loras(pipe, folder: Path, warn: Warn = warnings.warn, precision: str = "int8") -> None:
     """The files for others beside a native adapter: diffusers' LoRA and kohya's, where there are such for the model."""
+    precision = precision_for_others(precision)
     if has_lora(pipe):
         save_lora(pipe, folder, precision=precision)
     if kind_of(pipe) is None:
@@ -116,8 +126,8 @@ def export(
 
     Args:
         uniform: Pad all LoRA factors to one rank, for diffusers older than 0.36.
-        precision: fp32, fp16 or bf16; by default fp16 for adapters and LoRA files, and the model's own for whole
-            models. The R of a native adapter is in fp32 in any case.
+        precision: fp32, fp16 or bf16, and int8 for a native adapter; by default int8 for that, fp16 for LoRA files, and
+            the model's own for whole models. The R of a native adapter is in fp32 in any case.
         everything: Keep layers in a kohya file that some programs pass over; see `kohya_layers`.
         warn: Told what a file lacks.
 
@@ -128,7 +138,7 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
     if precision is not None:
-        check_precision(precision)
+        check_precision(precision, STORED if format == "native" else PRECISIONS)
     if format == "single-file":
         check_single_file(pipe)
     if format == "kohya":
@@ -136,7 +146,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     if format == "native":
         about = next(iter(adapted_parts(pipe, adapter_name).values())).peft_config[adapter_name].about
-        return save_adapters(pipe, folder, about, adapter_name, precision or "fp16")
+        return save_adapters(pipe, folder, about, adapter_name, precision or "int8")
     if format == "diffusers":
         return save_lora(pipe, folder, adapter_name, uniform, precision or "fp16")
     if format == "kohya":

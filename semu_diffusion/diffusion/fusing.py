@@ -25,7 +25,7 @@ from .pipeline import parts, remove_adapter
 from .plain import plain
 from .scene import Given, Scene
 
-LAMBDA = 0.1  # weight of what must stay, against that of all concepts together
+LAMBDA = 0.3  # weight of what must stay, against that of all concepts together
 # What PEFT says of several adapters, which are wanted here and gone afterwards.
 SEVERAL = "Already found a `peft_config`|Adapter .* was active which is now deleted"
 MOST = 2.0  # times an adapter's strength, to make up for what least squares leaves undone

@@ -112,7 +112,7 @@ def merge_adapters(
     names: Sequence[str] | None = None,
     warn: Warn = warnings.warn,
     way: str = "fuse",
-    precision: str = "fp16",
+    precision: str = "int8",
     callback: Callback | None = None,
 ) -> dict:
     """Makes one of adapters of one base, puts it on the pipeline and writes its folder.
@@ -124,7 +124,7 @@ def merge_adapters(
         weights: The strength of each, 1 unless given.
         energy: Share of each layer's energy to keep; 1 is all of it. By default 0.95 of a fusion and 1 of a sum.
         way: "fuse" does on each one's concepts what that one does (`diffusion.fusing`); "sum" adds up.
-        precision: What files hold: fp16, bf16 or fp32.
+        precision: What files hold: int8 (LoRA files fp16), fp16, bf16 or fp32.
         warn: Told what the files for others lack, and where adapters change different layers.
 
     Returns:

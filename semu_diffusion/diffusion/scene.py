@@ -18,8 +18,8 @@ from .families import Conditions, Family, select
 from .pipeline import TEXT_ENCODERS, base_name, model_path, parts
 from .states import Contexts, draw_records
 
-LATENTS, KEPT_LATENTS, STEPS, GUIDANCE = 12, 24, 6, 3.0  # per concept; of what must stay; of the sampler
-MOST_KEPT = 256  # records of what must stay
+LATENTS, STEPS, GUIDANCE = 12, 6, 3.0  # per concept; of the sampler
+KEPT_LATENTS, KEPT_RECORDS = 96, 10  # of what must stay: at most, as many as of all concepts; records for each of them
 HELD_OUT = 4  # every fourth record is measured on
 AT_ONCE = 32
 
@@ -65,7 +65,9 @@ class Scene:
         self.adapts_text = any(part in TEXT_ENCODERS for given in adapters for part in given.updates)
         vocabulary = vocabulary_of(model_path(base_name(pipe)))
         lists = [pairs_of(given, family, vocabulary, seed) for given in adapters]
-        kept = [Pair(p, p if family.empty is None else family.empty) for p in kept_prompts(family, adapters, seed)]
+        concepts = sum(len(given.concepts) for given in adapters)
+        prompts = kept_prompts(family, adapters, seed, min(LATENTS * concepts, KEPT_LATENTS))
+        kept = [Pair(p, p if family.empty is None else family.empty) for p in prompts]
         texts = [
             text for pair in (*(pair for own in lists for pair in own), *kept) for text in (pair.prompt, pair.anchor)
         ]
@@ -74,7 +76,7 @@ class Scene:
         drawn = [self.draw(own, [k % 2 == 0 for k in range(len(own))], seed, callback) for own in lists]
         others = self.draw(kept, [True] * len(kept), seed + 10**6, callback)
         self.own = [self.table(records, "prompt").split() for records in drawn]  # (learnt from, measured on) each
-        self.kept = self.what_stays(drawn, others, seed).split()
+        self.kept = self.what_stays(drawn, others, KEPT_RECORDS * len(kept), seed).split()
 
     def draw(self, pairs: list[Pair], steer: list[bool], seed: int, callback: Callback) -> list[dict]:
         """Trajectories of the base model."""
@@ -86,12 +88,12 @@ class Scene:
         rows = [self.contexts.empties(r["prompt"]) if row == "empty" else r[row] for r in records]
         return Table(torch.cat([r["x"] for r in records]), torch.cat([r["t"] for r in records]), torch.cat(rows))
 
-    def what_stays(self, drawn: list[list[dict]], others: list[dict], seed: int) -> Table:
+    def what_stays(self, drawn: list[list[dict]], others: list[dict], count: int, seed: int) -> Table:
         """Half of it kept prompts, the rest what else is asked where concepts are: anchors and the empty prompt."""
         generator, own = torch.Generator().manual_seed(seed), sum(drawn, [])
-        tables = [(self.table(others, "prompt"), MOST_KEPT // 2), (self.table(own, "other"), MOST_KEPT // 4)]
+        tables = [(self.table(others, "prompt"), count // 2), (self.table(own, "other"), count // 4)]
         if self.contexts.empty is not None:
-            tables.append((self.table(own + others, "empty"), MOST_KEPT // 4))
+            tables.append((self.table(own + others, "empty"), count // 4))
         chosen = [table[torch.randperm(len(table.t), generator=generator)[:count]] for table, count in tables]
         return Table(*(torch.cat([getattr(table, f) for table in chosen]) for f in ("x", "t", "prompt")))
 
@@ -156,11 +158,11 @@ def concept_named(name: str, about: Mapping, vocabulary: Vocabulary) -> Concept:
     return concept_of(name, vocabulary, kind if kind in KINDS and not is_file(name) else None)
 
 
-def kept_prompts(family: Family, adapters: Sequence[Given], seed: int) -> list[str]:
+def kept_prompts(family: Family, adapters: Sequence[Given], seed: int, count: int) -> list[str]:
     """Prompts of what none of the adapters erases, half of them about what is nearest to that."""
     vocabulary = vocabulary_of(model_path(base_name(family.pipe)))
     gone = [name for given in adapters for name in given.concepts]
     if not family.reads_text:
-        return family.keep(gone, vocabulary, KEPT_LATENTS, seed)
+        return family.keep(gone, vocabulary, count, seed)
     near = [w for given in adapters for own in (given.config.about.get("neighbours") or {}).values() for w in own]
-    return keep_prompts(gone, vocabulary, KEPT_LATENTS, seed, [str(w) for w in near if w not in gone])
+    return keep_prompts(gone, vocabulary, count, seed, [str(w) for w in near if w not in gone])

@@ -415,7 +415,7 @@ def test_attacks_json_is_written_and_resumed(tmp_path):
 
 
 def test_attack_is_a_command_of_semu():
-    from semu_diffusion.cli.app import app
+    from semu_diffusion.cli.app import make_app
 
-    result = CliRunner().invoke(app, ["attack", "--help"])
+    result = CliRunner().invoke(make_app(), ["attack", "--help"])
     assert result.exit_code == 0 and "relearning" in result.output

@@ -75,11 +75,11 @@ def test_its_evaluation_can_be_run(name, tmp_path):
     """Its suites are there, its options are known, and the prompts that come with it are about its concept."""
     from typer.main import get_command
 
-    from semu_diffusion.cli.app import app
+    from semu_diffusion.cli.app import make_app
 
     recipe = recipes()[name]
     assert recipe.about and all("arXiv" in source for source in recipe.sources)
-    known = {flag for parameter in get_command(app).commands["eval"].params for flag in parameter.opts}
+    known = {flag for parameter in get_command(make_app()).commands["eval"].params for flag in parameter.opts}
     for command in recipe.commands("a folder", tmp_path):
         words = shlex.split(command)
         assert words[:3] == ["semu", "eval", str(tmp_path)] and "a folder" in words and "{" not in command

@@ -36,9 +36,9 @@ def test_the_file_is_what_is_measured(erased, tiny_model, name):
     expected, found = outputs(result.pipe), outputs(again)
     assert all(torch.equal(found[k], v) for k, v in expected.items())
     assert result.facts["written"]["bytes"] == data_bytes(folder / WEIGHTS)
-    assert (about["compress"], about["precision"]) == ((0.9, "fp16") if name == "default" else (1.0, "fp32"))
+    assert (about["compress"], about["precision"]) == ((0.9, "int8") if name == "default" else (1.0, "fp32"))
     with safe_open(folder / LORA, "pt") as file:
-        assert file.metadata()["semu.precision"] == about["precision"]
+        assert file.metadata()["semu.precision"] == ("fp16" if name == "default" else "fp32")
     dtype = torch.float16 if name == "default" else torch.float32
     assert {v.dtype for v in load_file(folder / LORA).values()} == {dtype}
 
@@ -62,7 +62,7 @@ def test_all_of_it_is_what_was_trained_and_the_default_is_smaller_by_what_is_tol
 def test_bad_choices():
     for options, said in (
         ({"compress": 0}, r"compress must be in \(0, 1\]"),
-        ({"precision": "int8"}, "fp32, fp16, bf16"),
+        ({"precision": "int4"}, "int8, fp32, fp16, bf16"),
     ):
         with pytest.raises(ValueError, match=said):
             EraseConfig(concept=["cat"], **options)

@@ -18,7 +18,7 @@ from shell import call_semu
 from semu_diffusion.adapter.files import save_atomic
 from semu_diffusion.adapter.weights import WEIGHTS, header_of
 from semu_diffusion.attacks import AttackConfig
-from semu_diffusion.cli.app import COMMANDS, app
+from semu_diffusion.cli.app import NAMES, make_app
 from semu_diffusion.diffusion import EraseConfig
 
 LITTLE = {"steps": 2, "latents": 2, "keep_latents": 2, "sampler_steps": 2, "gradient_records": 4, "max_rank": 4,
@@ -148,9 +148,8 @@ def test_make_targets_exist():
 
 def test_every_command_is_in_the_docs_and_every_option_in_them_exists():
     text = "\n".join(PAGES.values())
-    names = [name for group in COMMANDS.values() for name in group]
-    assert all(f"`semu {name}" in text for name in names)
-    tree = typer.main.get_command(app)
+    assert all(f"`semu {name}" in text for name in NAMES)
+    tree = typer.main.get_command(make_app())
     options = {o for c in (tree, *tree.commands.values()) for p in c.params for o in p.opts}
     named = set(re.findall(r"`(--[a-z][a-z-]+)", text))
     former = {"--adapter", "--refresh"}

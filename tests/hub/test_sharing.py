@@ -166,7 +166,7 @@ def test_fused_adapters_do_what_each_does_on_its_concept_and_less_elsewhere(fuse
     again = load_pipeline(str(tiny_model), "cpu")
     config = load_adapter(again, folder)
     same(outputs(again), outputs(pipe))
-    assert config.about["way"] == "fuse" and config.about["precision"] == "fp16"
+    assert config.about["way"] == "fuse" and config.about["precision"] == "int8"
     assert list(pipe.unet.peft_config) == ["default"]
 
 
@@ -219,7 +219,7 @@ def test_merge_refuses(folders, tiny_model, tmp_path, semu):
     assert "no-neon and no-neon-2 hold the same adapter (sha256 " in says(folders[1], folders[1])
     assert "unknown way 'mean'; known: fuse, sum" in says(*folders, "--way", "mean")
     assert "(0, 1], got 2" in says(*folders, "--energy", 2)
-    assert "precision must be one of fp32, fp16, bf16" in says(*folders, "--precision", "int8")
+    assert "precision must be one of int8, fp32, fp16, bf16" in says(*folders, "--precision", "int4")
     named = tmp_path / "nameless"
     save_adapters(pipe, named, {"base_model": "someone/tiny"})
     assert "nameless does not say what it erases; add the adapters up with --way sum" in says(folders[0], named)
