@@ -20,6 +20,11 @@ def shown(value: float | None, key: str) -> str:
     return "–" if value is None else f"{value:.3f}" if key == "drift" else f"{value:.1f}"
 
 
+def seconds(value: float) -> str:
+    """Seconds with two digits: 0.082, 1.4, 71."""
+    return f"{value:.0f}" if value >= 10 else f"{float(f'{value:.2g}'):g}"
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
@@ -62,7 +67,7 @@ UA is the share of pictures of the erased concept in which the oracle no longer 
 what must stay: concepts of the same kind and of the other. Nothing is tuned per concept.
 
 Worst UA: {worst}, {share:.1f}. IRA changes by {total["IRA_change"]:+.1f} and CRA by {total["CRA_change"]:+.1f} points
-on average. One erasure took {total["seconds"]:.0f} s on average.
+on average. One erasure took {seconds(total["seconds"])} s on average.
 """
     return "\n".join([text, table(head, rows), "", not_defaults(found) + made_with(found)])
 
@@ -75,7 +80,7 @@ def ablation(found: dict) -> str:
         scores = [shown(total["erased"][k], k) for k in ("UA", "IRA", "CRA", "FID", "drift")]
         changes = [f"{total[f'{k}_change']:+.1f}" for k in ("IRA", "CRA")]
         options = ", ".join(f"{k}={v}" for k, v in variant["options"].items()) or "the defaults"
-        cost = [f"{total['trained_percent']:.2f}", f"{total['seconds']:.0f}", str(total["concepts"])]
+        cost = [f"{total['trained_percent']:.2f}", seconds(total["seconds"]), str(total["concepts"])]
         rows.append([name, f"`{options}`", *scores, *changes, *cost])
     head = ["variant", "options", "UA", "IRA", "CRA", "FID", "drift", "ΔIRA", "ΔCRA", "trained %", "s", "concepts"]
     return "\n".join(["## One option changed at a time", "", table(head, rows), "", made_with(found)])
@@ -89,7 +94,7 @@ def many(found: dict) -> str:
         scores = [f"{row['erased'][k]:.1f}" for k in ("UA", "IRA", "CRA")]
         changes = [f"{row[f'{k}_change']:+.1f}" for k in ("IRA", "CRA")]
         size = row.get("merged", row["training"])["bytes"]
-        cost = [f"{row['training']['seconds']:.0f}", f"{size / 1e6:.1f}"]
+        cost = [seconds(row["training"]["seconds"]), f"{size / 1e6:.1f}"]
         rows.append([str(row["count"]), row["way"], *scores, *changes, f"{worst}, {row['UA_each'][worst]:.1f}", *cost])
     total = found["summary"]
     fine = "reaches" if total["best_reaches_UA_95_and_IRA_within_5"] else "does not reach"

@@ -63,12 +63,17 @@ def as_rank(environment: dict[str, str], arguments) -> None:
 
 def call_semu_together(count: int, *arguments) -> list[int]:
     """Runs the entry point in so many processes that work together, and returns their exit statuses."""
+    return call_each([arguments] * count)
+
+
+def call_each(arguments: list) -> list[int]:
+    """The same with arguments of its own for each process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [{**shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(count)]
-    processes = [FORK.Process(target=as_rank, args=(rank, arguments)) for rank in ranks]
+    shared = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{**shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(len(arguments))]
+    processes = [FORK.Process(target=as_rank, args=pair) for pair in zip(ranks, arguments)]
     for process in processes:
         process.start()
     for process in processes:

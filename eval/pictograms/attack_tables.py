@@ -9,10 +9,10 @@ from semu_diffusion.attacks import ATTACKS
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
 from semu_diffusion.evaluation.intervals import wilson
 
-from ..peers.diffusion import METHODS
+from ..peers.diffusion import METHODS, SHARED
 from ..tables import made_with, table
 from .attacks import BASE
-from .jobs import FORGETS, NEAR, attackable, keeps
+from .jobs import FORGETS, NEAR, attackable, keeps, split_name
 
 RELEARNING = ("relearn-lora", "relearn-full", "benign-lora", "benign-full")
 
@@ -41,8 +41,12 @@ show the concept again, for {concepts}. Looked at after {looks} steps.
 
 
 def title(method: str) -> str:
-    """A method's name in tables."""
-    return METHODS[method].title if method in METHODS else "base model"
+    """A method's name in tables; of "esd-x:shared" with the prompts that it had."""
+    name, prompts = split_name(method)
+    if name not in METHODS:
+        return "base model"
+    kind = f", {'shared' if prompts == SHARED else 'its own'} prompts" if prompts else ""
+    return METHODS[name].title + kind
 
 
 def methods(found: dict) -> list[str]:

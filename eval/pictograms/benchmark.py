@@ -1,10 +1,12 @@
 """All peers and ours on the embedded model: search on validation concepts, then several concepts and three seeds.
 
     python -m eval.pictograms.benchmark                          # everything, into eval/results/benchmark.json
+    python -m eval.pictograms.benchmark --method uce --search-only  # a part of it; what is there is not run again
     python -m eval.pictograms.benchmark --method uce --method ours-remain --concept knife --seeds 1
     python -m eval.pictograms.page                                # docs/benchmark.md and its plot from that file
 
-Each finished edit is written at once; what the file holds already is not run again.
+Each finished edit is written at once; what the file holds already is not run again. So all methods may get one seed
+first, and the best of them more: the same command with --method and --seeds 3.
 """
 
 from __future__ import annotations
@@ -25,16 +27,13 @@ from .jobs import (
     REPORTED,
     VALIDATION,
     Job,
-    beyond,
     choose,
     fingerprint,
-    first_settings,
     harmonic,
     key_of,
     report_jobs,
     run_job,
     search_jobs,
-    second_settings,
     write,
 )
 
@@ -49,8 +48,8 @@ def base_pipeline():
     return load_pipeline("pictograms")
 
 
-def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
-    """The rows of the pictograms suite for the base and the edited pipeline."""
+def pictograms_judge(pipe, concept: str, seeds: int, reworded: bool = False) -> tuple[dict, dict]:
+    """The rows of the pictograms suite for the base and the edited pipeline; UA in unseen wordings where asked for."""
     from semu_diffusion.diffusion import draw
     from semu_diffusion.diffusion.concepts import name_of
     from semu_diffusion.evaluation.grid import evaluate
@@ -58,12 +57,16 @@ def pictograms_judge(pipe, concept: str, seeds: int) -> tuple[dict, dict]:
     from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
     from semu_diffusion.pictograms.oracle import load_oracle
 
+    from .unseen import unseen
+
     own, base = (
         functools.partial(draw, p, steps=SAMPLER_STEPS, guidance=GUIDANCE) for p in (pipe, base_pipeline())
     )  # fmt: skip
     references = load_references()
-    report, _ = evaluate(base, own, [name_of(concept)], load_oracle(), seeds, base_cache=CACHE, references=references)
-    return report["base"], report["erased"]
+    oracle = load_oracle()
+    report, _ = evaluate(base, own, [name_of(concept)], oracle, seeds, base_cache=CACHE, references=references)
+    more = {"unseen": unseen(pipe, concept, base, own, oracle, CACHE)} if reworded else {}
+    return report["base"], {**report["erased"], **more}
 
 
 def work(job: Job, budget: Budget, seeds: int, threads: int, models: Path | None) -> dict:
@@ -73,7 +76,7 @@ def work(job: Job, budget: Budget, seeds: int, threads: int, models: Path | None
     from semu_diffusion.diffusion import load_pipeline
 
     torch.set_num_threads(threads)
-    judge = functools.partial(pictograms_judge, seeds=seeds)
+    judge = functools.partial(pictograms_judge, seeds=seeds, reworded=job.phase == "report")
     return run_job(job, functools.partial(load_pipeline, "pictograms"), judge, budget, models)
 
 
@@ -104,17 +107,13 @@ def run_all(
             take(future.result())
 
 
-def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> dict[str, dict]:
-    """The chosen setting of each method, after all rounds of the search; some take over another's."""
+def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> tuple[dict, dict]:
+    """The chosen setting of each method, and that with its other prompts, after the search; some take another's."""
     source, validation = {m: METHODS[m].like or m for m in methods}, list(VALIDATION)
-    tried = {m: first_settings(m) for m in dict.fromkeys(source.values())}
-    best = lambda m: choose(rows, m, tried[m], validation)  # noqa: E731
-    run(search_jobs(tried, validation))
-    for further in (beyond, second_settings):
-        more = {m: further(m, best(m)) for m in tried}
-        run(search_jobs(more, validation))
-        tried = {m: tried[m] + more[m] for m in tried}
-    return {m: {**best(source[m]), **METHODS[m].more} for m in methods}
+    run(search_jobs(list(dict.fromkeys(source.values())), validation))
+    best = {m: choose(rows, own, validation) for m, own in source.items()}
+    chosen = {m: {**own[0], **METHODS[m].more} for m, own in best.items()}
+    return chosen, {m: own[1] for m, own in best.items() if len(own) > 1}
 
 
 def line(row: dict) -> str:
@@ -132,6 +131,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     free = [c for c in CONCEPTS if c not in VALIDATION]
     parser.add_argument("--concept", action="append", choices=free, metavar="C", help="report only this (repeatable)")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this one (repeatable)")
+    parser.add_argument("--search-only", action="store_true", help="search, and report nothing yet")
     parser.add_argument("--seeds", type=int, default=3, help="edits per method and concept, seeds 0, 1, ...")
     parser.add_argument("--pictures", type=int, default=4, help="pictures per forgotten prompt")
     parser.add_argument("--evaluations", type=int, default=Budget.evaluations, help="budget of each edit")
@@ -153,17 +153,19 @@ def main() -> None:
         "budget": asdict(budget),
         "pictures": args.pictures,
         "validation": list(VALIDATION),
+        "search": "3 x 2 crossed, for each kind of prompts",
     }
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     run = functools.partial(work, budget=budget, seeds=args.pictures, threads=args.threads, models=args.models)
     save = functools.partial(write, args.output, head, rows)
-    chosen = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
+    chosen, others = search(methods, rows, lambda jobs: run_all(jobs, rows, run, save, args.workers))
     for name, hyper in chosen.items():
-        print(f"{name}: {hyper}", flush=True)
+        print(f"{name}: {hyper}" + (f"; otherwise {others[name]}" if name in others else ""), flush=True)
     concepts = args.concept or list(REPORTED)
-    run_all(report_jobs(methods, concepts, list(range(args.seeds)), chosen), rows, run, save, args.workers)
+    jobs = report_jobs(methods, concepts, list(range(args.seeds)), chosen, others)
+    run_all([] if args.search_only else jobs, rows, run, save, args.workers)
     save()  # with this command, also where earlier ones left nothing to run
 
 

@@ -1,15 +1,17 @@
 """The runs of the diffusion benchmark: what is edited how, what a run leaves behind, which settings are chosen.
 
-The protocol, fixed before any reported run: every method has the same forget prompts, the same budget of model
-evaluations and the same search: three values of one hyper-parameter, the next one beyond them if the best is at an end,
-then the other value of a second one at the best of these. They are tried on a validation concept, which is not
-reported; the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts and seeds.
+The protocol, fixed before any reported run: every method has the same budget of model evaluations and the same search:
+three values of one hyper-parameter crossed with two of another, once for each kind of prompts: a peer's own, as its
+authors train it, and those of `semu erase`, the shared ones. They are tried on validation concepts, which are not
+reported; of each kind the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts
+and seeds. Both kinds are reported, the better one of the search with all seeds and in the headline.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import statistics
 from collections.abc import Callable
@@ -19,9 +21,9 @@ from pathlib import Path
 from ..peers.diffusion import METHODS, Budget, edit
 from ..records import write_json
 
-REPORTED = ("knife", "dog", "neon style", "blueprint style")
-VALIDATION = ("guitar",)  # one: the whole run is some hours of two cores
-SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
+REPORTED = ("knife", "dog", "cigarette", "rocket", "wine", "mushroom", "neon style", "blueprint style")
+VALIDATION = ("guitar", "photo style")  # an object and a style
+SCORES = ("UA", "unseen", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
 TIMED = ("seconds", "peak_memory_mb")  # those of the last seed alone count: seeds may come from different machines
 NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
@@ -51,34 +53,32 @@ def key_of(row: dict) -> str:
     return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper"))).key
 
 
-def first_settings(method: str) -> list[dict]:
-    """The first hyper-parameter's three values, with the second's first value."""
-    (name, values), (other, (start, _)) = METHODS[method].search.items()
-    return [{name: value, other: start} for value in values]
+def settings(method: str, prompts: str | None = None) -> list[dict]:
+    """Every setting of a method that is tried: its two hyper-parameters crossed, on these or all its prompts."""
+    own = METHODS[method]
+    kinds = own.prompts if prompts is None else (prompts,)
+    grid = [dict(zip(own.search, values)) for values in itertools.product(*own.search.values())]
+    return [{"prompts": kind, **hyper} for kind in kinds for hyper in grid] if kinds else grid
 
 
-def beyond(method: str, best: dict) -> list[dict]:
-    """The best with the next value of the first hyper-parameter, where its best one is at an end of the three."""
-    name, values = next(iter(METHODS[method].search.items()))
-    low, middle, high = values
-    ends = {low: low * low / middle, high: high * high / middle}
-    return [{**best, name: float(f"{ends[best[name]]:.0e}")}] if best[name] in ends else []
-
-
-def second_settings(method: str, best: dict) -> list[dict]:
-    """The best of these with the second hyper-parameter's other value."""
-    other, (_, value) = list(METHODS[method].search.items())[1]
-    return [{**best, other: value}]
-
-
-def search_jobs(tried: dict[str, list[dict]], validation: list[str]) -> list[Job]:
+def search_jobs(methods: list[str], validation: list[str]) -> list[Job]:
     """Every setting of each method on every validation concept."""
-    return [Job("search", m, c, 0, hyper) for m, hypers in tried.items() for hyper in hypers for c in validation]
+    return [Job("search", m, c, 0, hyper) for m in methods for hyper in settings(m) for c in validation]
 
 
-def report_jobs(methods: list[str], concepts: list[str], seeds: list[int], chosen: dict[str, dict]) -> list[Job]:
-    """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all."""
-    return [Job("report", m, c, s, chosen[m]) for s in seeds for c in concepts for m in methods]
+def report_jobs(
+    methods: list[str], concepts: list[str], seeds: list[int], chosen: dict[str, dict], others: dict[str, dict]
+) -> list[Job]:
+    """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all.
+
+    `others` are the best settings with the other prompts, which are reported with the first seed.
+    """
+    jobs = []
+    for seed in seeds:
+        for c in concepts:
+            jobs += [Job("report", m, c, seed, chosen[m]) for m in methods]
+            jobs += [Job("report", m, c, seed, others[m]) for m in methods if m in others and seed == seeds[0]]
+    return jobs
 
 
 def run_job(job: Job, load: Callable[[], object], judge: Judge, budget: Budget, models: Path | None = None) -> dict:
@@ -121,42 +121,79 @@ def harmonic(scores: dict) -> float:
     return statistics.harmonic_mean(values) if min(values) > 0 else 0.0
 
 
-def choose(rows: list[dict], method: str, tried: list[dict], validation: list[str]) -> dict:
-    """The setting with the best mean over the validation concepts; one that diverged counts as 0.
+def choose(rows: list[dict], method: str, validation: list[str]) -> list[dict]:
+    """The best setting with each kind of prompts, the better first: by the mean of the harmonic means over the
+    validation concepts, one that diverged counting as 0.
 
     Raises:
         ValueError: a setting was not tried on all of them.
     """
     found = {key_of(row): row for row in rows if row["phase"] == "search" and row["method"] == method}
-    means = []
-    for hyper in tried:
+    best: dict[str, tuple[float, dict]] = {}
+    for hyper in settings(method):
         keys = [Job("search", method, c, 0, hyper).key for c in validation]
         if any(key not in found for key in keys):
             raise ValueError(f"{method} with {hyper} was not tried on {', '.join(validation)}")
-        means.append(statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys))
-    return tried[means.index(max(means))]
+        mean = statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys)
+        kind = hyper.get("prompts", "")
+        if kind not in best or mean > best[kind][0]:
+            best[kind] = mean, hyper
+    return [hyper for _, hyper in sorted(best.values(), key=lambda own: -own[0])]
 
 
 # ------------------------------------------------------------------------------------------------- summary
 
 
 def summary(rows: list[dict]) -> dict[str, dict]:
-    """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front."""
+    """Per method: mean and 95 % bootstrap interval of each score over its reported rows, mean costs, the front.
+
+    A method that was reported with both kinds of prompts is there twice: the better one under its name, the other as
+    "name:prompts" (`split_name`), which is on no front.
+    """
     reported = [row for row in rows if row["phase"] == "report"]
     found, newest = {}, max((row["seed"] for row in reported), default=0)
     for method in dict.fromkeys(row["method"] for row in reported):
-        own = [row for row in reported if row["method"] == method]
-        whole = [row for row in own if "scores" in row]
-        table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
-        if whole:
-            table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
-            table["changes"] = spread([change(r) for r in whole])
-            last = [r for r in whole if r["seed"] == newest] or whole
-            table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
-        found[method] = table
-    for name in pareto(found):
+        for name, own in by_prompts(rows, method).items():
+            found[name] = table_of(own, newest)
+    for name in pareto({name: own for name, own in found.items() if split_name(name)[1] is None}):
         found[name]["front"] = True
     return found
+
+
+def by_prompts(rows: list[dict], method: str) -> dict[str, list[dict]]:
+    """The reported rows of a method by name: those with its better prompts under its own.
+
+    Better is what the search chose, which is reported with all seeds; with as many seeds, what scored higher there.
+    """
+    own = [row for row in rows if row["method"] == method]
+    kinds: dict[str, list[dict]] = {}
+    for row in own:
+        if row["phase"] == "report":
+            kinds.setdefault(row["hyper"].get("prompts", ""), []).append(row)
+    if not kinds:
+        return {}
+    tried = {k: [harmonic(r["scores"]) for r in own if r["phase"] == "search" and "scores" in r
+                 and r["hyper"].get("prompts", "") == k] for k in kinds}  # fmt: skip
+    better = max(kinds, key=lambda k: (len(kinds[k]), max(tried[k], default=0.0)))
+    return {method if k == better else f"{method}:{k}": kinds[k] for k in sorted(kinds, key=lambda k: k != better)}
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """A method and its other prompts, of "esd-x:shared"; None for its better ones, of "esd-x"."""
+    method, _, prompts = name.partition(":")
+    return method, prompts or None
+
+
+def table_of(own: list[dict], newest: int) -> dict:
+    """The summary of some reported rows; time and memory are of the newest seed alone."""
+    whole = [row for row in own if "scores" in row]
+    table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
+    if whole:
+        table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
+        table["changes"] = spread([change(r) for r in whole])
+        last = [r for r in whole if r["seed"] == newest] or whole
+        table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
+    return table
 
 
 def change(row: dict) -> dict[str, float]:
@@ -182,7 +219,8 @@ def keeps(method: str, summary: dict) -> bool:
 
 def attackable(summary: dict) -> list[str]:
     """Methods that keep the rest and forget: an attack on others would say nothing new."""
-    return [m for m, own in summary.items() if keeps(m, summary) and own["scores"]["UA"]["mean"] >= FORGETS]
+    better = [m for m in summary if split_name(m)[1] is None]
+    return [m for m in better if keeps(m, summary) and summary[m]["scores"]["UA"]["mean"] >= FORGETS]
 
 
 def pareto(table: dict[str, dict]) -> list[str]:

@@ -10,7 +10,7 @@ from semu_diffusion.evaluation.intervals import bootstrap
 from ..peers.diffusion import METHODS
 from ..tables import table
 from .attack_tables import methods, percent, pool, pooled, results, title
-from .jobs import change, keeps
+from .jobs import by_prompts, change, keeps
 
 OURS, ROBUST = "ours-remain", "ours-robust"
 RESISTED = ("prompt", "inversion", "inversion-name")
@@ -28,8 +28,8 @@ YES, SHARED, NO = "yes", "shared", "**no**"
 
 
 def reported(rows: list[dict], method: str) -> list[dict]:
-    """A method's reported rows, less those that diverged."""
-    return [r for r in rows if r["method"] == method and r["phase"] == "report" and "scores" in r]
+    """A method's reported rows with its better prompts, less those that diverged."""
+    return [r for r in by_prompts(rows, method).get(method, []) if "scores" in r]
 
 
 def paired(rows: list[dict], peer: str, method: str = OURS) -> dict[str, list[float]]:

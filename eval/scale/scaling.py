@@ -54,17 +54,19 @@ def counted(model: nn.Module, call: Callable) -> float:
     return counter.get_total_flops()
 
 
-def moments_flops(model: nn.Module, call: Callable) -> float:
-    """Operations of adding one record to the second moments of all inputs, each once, without its forward pass."""
-    total, layers = 0.0, find_layers(model, SemuConfig())
+def moments_cost(model: nn.Module, call: Callable) -> tuple[float, int]:
+    """Operations of adding one record to the second moments of all inputs, each once, without its forward pass; and
+    the bytes of these sums."""
+    total, size, layers = 0.0, 0, find_layers(model, SemuConfig())
     watch = moments.Watch(layers)
 
     def counter(name: str) -> Callable:
         def count(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            nonlocal total
+            nonlocal total, size
             m, n = matrix_shape(layer)
             if watch.first_given(name, args[0]) == name:  # q, k and v share what they are given
                 total += 2 * output.numel() / m * n * (n if n <= moments.WIDE else 2 * moments.COLUMNS)
+                size += 4 * n * (n if n <= moments.WIDE else moments.COLUMNS)
 
         return count
 
@@ -73,7 +75,7 @@ def moments_flops(model: nn.Module, call: Callable) -> float:
         call(model)
     for handle in handles:
         handle.remove()
-    return total
+    return total, size
 
 
 class Fused(torch.autograd.Function):
@@ -118,16 +120,16 @@ def count_step(model: nn.Module, call: Callable, variant: str, rank: int) -> Ste
     return found
 
 
-def basis_flops(layers: dict[str, tuple[int, ...]], rank: int) -> float:
-    """Operations of the decompositions, for flat spectra; steep ones take less."""
-    total = 0.0
+def basis_flops(layers: dict[str, tuple[int, ...]], rank: int) -> list[float]:
+    """Operations of each layer's decomposition, for flat spectra; steep ones take less."""
+    costs = []
     for shape in layers.values():
         m, n = sorted((shape[0], int(torch.tensor(shape[1:]).prod())))
         k = expected_columns(m, rank)
         quick = min(4 * m * n * k, m**2 * n + 2 * m**2 * k) + 4 * m * k**2 + 20 * k**3
-        total += quick if choose_method(m, n, rank) == "randomized" else m**2 * n + 20 * m**3
-        total += 2 * m * n * rank  # the other side of the basis
-    return total
+        own = quick if choose_method(m, n, rank) == "randomized" else m**2 * n + 20 * m**3
+        costs.append(own + 2 * m * n * rank)  # the other side of the basis
+    return costs
 
 
 def sketch_bytes(layers: dict[str, tuple[int, ...]]) -> int:
@@ -154,6 +156,8 @@ class Model:
     moments: float
     basis: float
     sketch: int
+    largest: float = 0.0  # of the layers' decompositions, which one GPU does
+    summed: int = 0  # bytes of the second moments
 
 
 def describe(name: str, rank: int, **changes) -> Model:
@@ -164,30 +168,37 @@ def describe(name: str, rank: int, **changes) -> Model:
     adapter = 4 * sum((sum(sides[k]) + r) * r for k, r in ranks(model, rank).items())
     forward, parameters = counted(model, call), sum(p.numel() for p in model.parameters())
     steps = {variant: count_step(model, call, variant, rank) for variant in ("semu", "full", "lora")}
-    sizes = {"adapter": adapter, "moments": moments_flops(model, call), "basis": basis_flops(layers, rank)}
+    (flops, summed), costs = moments_cost(model, call), basis_flops(layers, rank)
+    sizes = {"adapter": adapter, "moments": flops, "basis": sum(costs), "largest": max(costs), "summed": summed}
     return Model(name, parameters, len(layers), forward, **steps, **sizes, sketch=sketch_bytes(layers))
 
 
+def most(count: int, gpus: int) -> int:
+    """How many of so many a GPU has at most."""
+    return -(-count // gpus)
+
+
 def run_flops(m: Model, config: EraseConfig, gpus: int, batch: int) -> dict[str, float]:
-    """Operations per GPU of each stage of a whole run; only the training is divided, the rest runs on each.
+    """Operations of each stage of a whole run, of the GPU that has most to do.
 
     Three predictions (concept, anchor, empty prompt) a state at most; the gradient needs those of the weights too.
     """
-    states = (config.latents + config.keep_latents) * config.sampler_steps
-    checks = config.steps // CHECK_EVERY * HELD_OUT
+    latents = most(config.latents, gpus) + most(config.keep_latents, gpus)
+    checks = config.steps // CHECK_EVERY * most(HELD_OUT, gpus)
     return {
-        "latents": 3 * states * m.forward,
-        "gradient": config.gradient_records * m.full.flops,
-        "bases": m.basis + config.moment_records * (m.forward + m.moments),
+        "latents": 3 * latents * config.sampler_steps * m.forward,
+        "gradient": most(config.gradient_records, gpus) * m.full.flops,
+        "bases": max(m.basis / gpus, m.largest) + most(config.moment_records, gpus) * (m.forward + m.moments),
         "training": config.steps * 2 * batch / gpus * m.semu.flops + checks * m.forward,
     }
 
 
 def moved_bytes(m: Model, config: EraseConfig, gpus: int) -> dict[str, float]:
-    """Bytes that each GPU sends: a ring's all-reduce of R's gradient per step, and the bases once."""
+    """Bytes that each GPU sends: a ring's all-reduce of R's gradient per step, and once those of the weights' gradients
+    and of the second moments, and its share of the bases to all others."""
     ring = 2 * (gpus - 1) / gpus * 4
     return {"SEMU": ring * m.semu.trained, "LoRA": ring * m.lora.trained, "full": ring * m.full.trained,
-            "once": m.adapter * (gpus > 1)}  # fmt: skip
+            "once": ring * (m.full.trained + m.summed / 4) + (gpus - 1) / gpus * m.adapter}  # fmt: skip
 
 
 def memory(m: Model, records: int, weight_bytes: int) -> dict[str, float]:
@@ -231,12 +242,13 @@ def per_record(models: list[Model]) -> list[str]:
 
 def run_table(models: list[Model], config: EraseConfig, batch: int) -> list[str]:
     """A whole run on each number of GPUs."""
-    lines = head("model", "GPUs", "PFLOP per GPU", "of it training", "sent per step", "LoRA", "full", "assumed time")
+    names = ("PFLOP per GPU", "of it training", "sent once", "sent per step", "LoRA", "full", "assumed time")
+    lines = head("model", "GPUs", *names)
     for m in models:
         for n in GPUS:
             flops, sent = run_flops(m, config, n, batch), moved_bytes(m, config, n)
             total, minutes = sum(flops.values()), sum(flops.values()) / (PEAK * SHARE) / 60
-            shown = (gb(sent[k]) for k in ("SEMU", "LoRA", "full"))
+            shown = (gb(sent[k]) for k in ("once", "SEMU", "LoRA", "full"))
             share = f"{flops['training'] / total:.0%}"
             lines.append(row(m.name, n, f"{total / 1e15:,.1f}", share, *shown, f"{minutes:.1f} min"))
     return lines
@@ -377,11 +389,12 @@ def page(
         "## A whole run", "",
         f"`semu erase` with its defaults: {sizes}, the gradient of {config.gradient_records} records, the second "
         f"moments of {config.moment_records}, {config.steps} steps of {batch} forgotten and {batch} kept records over "
-        "all GPUs. Latents, gradient, moments and bases are computed on every GPU, the training is divided. Sent bytes "
-        "are per GPU and step, a ring all-reduce in fp32; the bases "
-        "(as large as the adapter) are sent once.", "",
-        f"The time is no measurement: it assumes {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s (an H100's bf16 peak) and "
-        "that sending is hidden behind the backward pass.", "",
+        "all GPUs. Drawings, gradient, moments, bases, training and its checks are shared out over the GPUs; the row "
+        "counts the one that has most to do. Sent bytes are per GPU: once the sums of gradients and second moments and "
+        "the bases (as large as the adapter), and R's gradient in each step, by a ring all-reduce in fp32. "
+        "The records that are drawn go to every GPU's host as well.", "",
+        f"The time is no measurement: it assumes {SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s (an H100's bf16 peak), and "
+        "leaves out encoding the prompts, which every GPU does, and all sending.", "",
         *run_table(models, config, batch), "",
         "## Memory per GPU", "",
         "Weights and activations in bf16, all that is trained, its gradient and Adam's moments in fp32, no gradient "

@@ -83,8 +83,13 @@ def device_of(layer: nn.Module) -> torch.device:
     return hook_device(layer) or own
 
 
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torch's `DTensor`, of which each process holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
 def is_quantised(layer: nn.Module) -> bool:
-    """Whether the layer's weight is not a plain tensor of floating point numbers."""
+    """Whether the layer's weight is not a plain tensor of floating point numbers; a shard of one is not either."""
     weight = getattr(layer, "weight", None)
     plain = type(weight) in (torch.Tensor, nn.Parameter)
     return not plain or not weight.is_floating_point() or tuple(weight.shape) != weight_shape(layer)
@@ -96,7 +101,10 @@ def is_differentiable(layer: nn.Module) -> bool:
 
 
 def weight_matrix(layer: nn.Module) -> torch.Tensor:
-    """The weight as its matrix (m, n) in fp32, dequantised where it is quantised, on the device where it computes."""
+    """The weight as its matrix (m, n) in fp32, dequantised where it is quantised, on the device where it computes.
+
+    Of a sharded model all processes have to ask for it together.
+    """
     from accelerate.utils import align_module_device
 
     with torch.no_grad(), full_precision(device_of(layer)), align_module_device(layer):
@@ -108,6 +116,8 @@ def dequantised(layer: nn.Module) -> torch.Tensor:
     if not is_quantised(layer):
         return layer.weight
     weight = getattr(layer, "weight", None)
+    if is_sharded(weight):
+        return weight.full_tensor()
     if type(weight).__name__ == "GGUFParameter":
         from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 

@@ -10,7 +10,16 @@ from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from .base_layers import device_of, full_precision, is_adaptable, is_linear, is_quantised, matrix_shape, weight_shape
+from .base_layers import (
+    device_of,
+    full_precision,
+    is_adaptable,
+    is_linear,
+    is_quantised,
+    is_sharded,
+    matrix_shape,
+    weight_shape,
+)
 
 
 def features(layer: nn.Linear | nn.Conv2d) -> tuple[int, int]:
@@ -149,8 +158,10 @@ class SemuLayer(nn.Module, BaseTunerLayer):
         """Adds the update to the weight.
 
         Raises:
-            ValueError, and no change: safe_merge finds a non-finite value, or the weight is quantised.
+            ValueError, and no change: safe_merge finds a non-finite value, or the weight is quantised or sharded.
         """
+        if is_sharded(self.get_base_layer().weight):
+            raise ValueError("a sharded weight takes no update; merge on one process: semu export --to merged")
         if is_quantised(self.get_base_layer()):
             kind = type(self.get_base_layer()).__name__
             raise ValueError(f"a quantised {kind} takes no update into its weight; load the base in fp16, bf16 or fp32")

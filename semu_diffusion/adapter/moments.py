@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .base_layers import full_precision, is_linear, matrix_shape, weight_shape
+from .base_layers import device_of, full_precision, is_linear, matrix_shape, weight_shape
 from .config import SemuConfig
 from .gradients import eval_mode, patches
 from .model import find_layers
+from .ranks import ALONE, Ranks
 
 AT_ONCE = 2**25  # most numbers of unfolded inputs that are worked on together
 WIDE = 4096  # inputs above which C is sketched: a convolution with 1280 channels has 11520, and C would take 0.5 GB
@@ -212,15 +213,35 @@ class Watch:
 
         return add
 
+    def sum_of(self, name: str, device: torch.device) -> Moments:
+        """A layer's sum, begun where there is none yet."""
+        if name not in self.sums:
+            _, n = matrix_shape(self.layers[name])
+            self.sums[name] = Moments(n, device, store="cpu" if self.on_host else None)
+        return self.sums[name]
+
     def add(self, name: str, x: torch.Tensor) -> None:
         """Adds a layer's input."""
-        layer = self.layers[name]
-        _, n = matrix_shape(layer)
-        if name not in self.sums:
-            self.sums[name] = Moments(n, x.device, store="cpu" if self.on_host else None)
-        overlap = n // weight_shape(layer)[1]  # unfolding makes so many copies of the input
+        layer, total = self.layers[name], self.sum_of(name, x.device)
+        overlap = matrix_shape(layer)[1] // weight_shape(layer)[1]  # unfolding makes so many copies of the input
         for part in x.split(max(1, AT_ONCE // (x[0].numel() * overlap))):
-            self.sums[name].add(patches(layer, part))
+            total.add(patches(layer, part))
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Adds the sums of all processes up, each of which has seen its share of the inputs, or none."""
+        if ranks.count == 1:
+            return
+        found = ranks.each((self.leads, self.changed))
+        self.leads = {name: lead for own, _ in found for name, lead in own.items()}
+        self.changed = any(changed or any(self.leads[k] != lead for k, lead in own.items()) for own, changed in found)
+        if self.changed:
+            return
+        leading = [name for name in self.layers if self.leads.get(name) == name]
+        totals = [self.sum_of(name, device_of(self.layers[name])) for name in leading]
+        counts = ranks.add(torch.tensor([[t.count, t.trace] for t in totals], dtype=torch.float64)).tolist()
+        for total, (count, trace) in zip(totals, counts, strict=True):
+            ranks.add(total.sum)
+            total.count, total.trace = int(count), trace
 
     def means(self) -> dict[str, torch.Tensor | LeadingMoments]:
         """The means by layer, the same one for those that share."""
@@ -236,7 +257,12 @@ def geometry(layer: nn.Module) -> Hashable:
 
 
 def second_moments(
-    model: nn.Module, config: SemuConfig, forward: Callable[[], object], share: bool = True, on_host: bool = False
+    model: nn.Module,
+    config: SemuConfig,
+    forward: Callable[[], object],
+    share: bool = True,
+    on_host: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, torch.Tensor | LeadingMoments]:
     """Mean of x x^T (n, n) over all inputs that each targeted layer sees while `forward` runs.
 
@@ -245,6 +271,7 @@ def second_moments(
     Args:
         share: False sums for each layer by itself.
         on_host: Keeps the sums in the CPU's memory.
+        ranks: The processes whose `forward`s together are what is to be seen; all get the same moments.
     """
     watch = Watch(find_layers(model, config), share, on_host)
     handles = [layer.register_forward_pre_hook(watch.hook(name)) for name, layer in watch.layers.items()]
@@ -254,4 +281,5 @@ def second_moments(
     finally:
         for handle in handles:
             handle.remove()
-    return second_moments(model, config, forward, False, on_host) if watch.changed else watch.means()
+    watch.add_up(ranks)
+    return second_moments(model, config, forward, False, on_host, ranks) if watch.changed else watch.means()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from .decompose import Basis
+from .ranks import Ranks
 
 PROBES = 16  # further rows that only measure: the energy is estimated with what the approximation never saw
 
@@ -131,23 +132,40 @@ class Sums:
         self.sums: dict[str, torch.Tensor | Sketch] = {}
         self.along: dict[str, torch.Tensor] = {}  # <G, W>
 
-    def begin(self, G: torch.Tensor) -> torch.Tensor | Sketch:
-        """An empty sum for gradients as this one."""
+    def begin(self, shape: tuple[int, int], device: torch.device) -> torch.Tensor | Sketch:
+        """An empty sum for gradients (m, n) on a device."""
         if self.columns:
-            maps = self.maps.setdefault(G.device, Maps(self.columns, self.seed, G.device))
-            if 2 * maps.size(*G.shape) < G.numel():
-                return Sketch(maps, *G.shape, self.store)
-        return torch.zeros(G.shape, device=self.store or G.device)
+            maps = self.maps.setdefault(device, Maps(self.columns, self.seed, device))
+            if 2 * maps.size(*shape) < shape[0] * shape[1]:
+                return Sketch(maps, *shape, self.store)
+        return torch.zeros(shape, device=self.store or device)
 
     def add(self, name: str, G: torch.Tensor, W: torch.Tensor) -> None:
         """Adds a batch's gradient G (m, n) of a layer with weight W (m, n)."""
         if name not in self.sums:
-            self.sums[name] = self.begin(G)
+            self.sums[name] = self.begin(G.shape, G.device)
         if isinstance(self.sums[name], Sketch):
             self.sums[name].add(G)
             self.along[name] = self.along.get(name, 0) + (G * W).sum(dtype=torch.float64)
         else:
             self.sums[name] += G.to(self.sums[name].device)
+
+    def add_up(self, name: str, shape: tuple[int, int], device: torch.device, ranks: Ranks) -> None:
+        """Adds a layer's sum (m, n) up over all processes, of which some may have none."""
+        if ranks.count == 1:
+            return
+        if name not in self.sums:
+            self.sums[name] = self.begin(shape, device)
+        found = self.sums[name]
+        if not isinstance(found, Sketch):
+            ranks.add(found)
+            return
+        if found.parts is None:
+            found.add(torch.zeros(shape, device=device))
+        for part in found.parts:
+            ranks.add(part)
+        along = torch.as_tensor(self.along.get(name, 0.0), dtype=torch.float64, device=device)
+        self.along[name] = ranks.add(along)
 
     def projected(self, name: str, W: torch.Tensor) -> Sketch | torch.Tensor:
         """Takes a layer's sum out; a sketch is that of the part orthogonal to W, a whole sum is as it was added."""

@@ -6,19 +6,23 @@ SEMU, arXiv 2502.07587, sections 3-4 and algorithm 1. A convolution's weight is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from .base_layers import device_of, full_precision, weight_matrix
+from .base_layers import device_of, full_precision, matrix_shape, weight_matrix
 from .config import SemuConfig
 from .decompose import Basis, decompose, side_by_side
 from .gradients import LossScale, NotFinite, gradients
 from .layer import SemuLayer, layer_name
 from .model import find_layers
 from .moments import LeadingMoments, Root, second_moments
+from .ranks import ALONE, Ranks
 from .sketch import Sketch, Sums
+
+Found = TypeVar("Found")
 
 STACK = 2**25  # most numbers that are worked on together
 CACHED = 2**21  # most of them on a CPU, where they are gone through many times and should stay in its cache
@@ -80,6 +84,7 @@ def find_bases(
     method: str = "auto",
     scale: LossScale | None = None,
     on_host: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Basis]:
     """The bases of all targeted layers: the whole of algorithm 1. Layers without gradient are left out.
 
@@ -94,10 +99,12 @@ def find_bases(
         method: How to decompose: auto, exact, gram or randomized; see `decompose`.
         scale: What `backward` multiplies its loss by, for fp16; made smaller where gradients overflow.
         on_host: Keeps second moments and sums of gradients in the CPU's memory.
+        ranks: The processes that have a share of the data each: sums are added up over them, and each decomposes its
+            share of the layers. All get the same bases, on the CPU.
 
     Raises:
         ValueError: no targeted layer, no gradient in more than half of them, a gradient with NaN, a missing
-            `forward`, or a second batch with `sketch` 0.
+            `forward`, or a second batch, or another process, with `sketch` 0.
     """
     layers = find_layers(model, config)
     if not layers:
@@ -106,21 +113,36 @@ def find_bases(
         raise ValueError("the remain geometry needs inputs to keep: pass `forward`")
     if sketch is not None and sketch < 0:
         raise ValueError(f"sketch must be a number of columns, 0 for a single batch, or None, got {sketch}")
-    C = second_moments(model, config, forward, on_host=on_host) if config.geometry == "remain" else {}
-    while True:
-        try:
-            if sketch is None and not on_host:
-                G = gradients(model, config, backward)
-                bases = all_bases(G, layers, config, C, method)
-            else:
-                bases = streamed_bases(model, config, backward, C, sketch, method, on_host)
-            break
-        except NotFinite:
-            if scale is None or not scale.smaller():
-                raise
+    if sketch == 0 and ranks.count > 1:
+        raise ValueError("sketch 0 is for a single batch, and there are several processes; give a number of columns")
+    remain = config.geometry == "remain"
+    C = second_moments(model, config, forward, on_host=on_host, ranks=ranks) if remain else {}
+    if sketch == 0:
+        bases = finite_in_all(lambda: instant_bases(model, config, backward, C, method), scale, ranks)
+    elif sketch is None and not on_host and not ranks.sharded:
+        G = finite_in_all(lambda: gradients(model, config, backward), scale, ranks)
+        bases = all_bases(G, layers, config, C, method, ranks)
+    else:
+        sums = finite_in_all(lambda: streamed_sums(model, config, backward, sketch, on_host), scale, ranks)
+        bases = streamed_bases(sums, layers, config, C, method, ranks)
     bases = {name: bases[name] for name in layers if name in bases and bases[name].rank}
     check_share(layers, bases)
     return bases
+
+
+def finite_in_all(run: Callable[[], Found], scale: LossScale | None, ranks: Ranks) -> Found:
+    """What `run` returns; where a gradient overflows in any process, all begin again with a smaller loss scale."""
+    while True:
+        error, found = None, None
+        try:
+            found = run()
+        except NotFinite as overflow:
+            error = overflow
+        errors = [said for said in ranks.each(error and str(error)) if said]
+        if not errors:
+            return found
+        if scale is None or not scale.smaller():
+            raise error or NotFinite(errors[0])
 
 
 def without_basis(layers: Iterable[str], bases: dict[str, Basis]) -> list[str]:
@@ -142,9 +164,16 @@ def check_share(layers: Iterable[str], bases: dict[str, Basis]) -> None:
 
 
 def all_bases(
-    G: dict[str, torch.Tensor], layers: dict[str, nn.Module], config: SemuConfig, C: dict, method: str = "auto"
+    G: dict[str, torch.Tensor],
+    layers: dict[str, nn.Module],
+    config: SemuConfig,
+    C: dict,
+    method: str = "auto",
+    ranks: Ranks = ALONE,
 ) -> dict[str, Basis]:
     """The bases of gradients (m, n), layers of one shape, or of the same inputs, together; G is emptied on the way."""
+    if ranks.count > 1:
+        G = with_all(G, layers, ranks)
     largest = sorted(G, key=lambda name: -G[name].numel())
     device = G[largest[0]].device if G else torch.device("cpu")
     groups: dict[tuple, list[str]] = {}
@@ -167,47 +196,93 @@ def all_bases(
     if not C:
         sizes = [at_once(G[names[0]].shape, G[names[0]].device) for names in parts]
         parts = [names[k : k + size] for names, size in zip(parts, sizes) for k in range(0, len(names), size)]
+    if ranks.count > 1:
+        parts = own_sums(G, parts, ranks)
     with full_precision(device):
         found = side_by_side(of_inputs if C else of_shape, parts, device)
-    return {name: basis for part in found for name, basis in part}
+    return of_all({name: basis for part in found for name, basis in part}, ranks)
 
 
-def streamed_bases(
-    model: nn.Module,
-    config: SemuConfig,
-    backward: Callable[[], object],
-    C: dict,
-    sketch: int | None,
-    method: str,
-    on_host: bool = False,
+def with_all(G: dict[str, torch.Tensor], layers: dict[str, nn.Module], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """The gradients that any process has, 0 where this one's records do not reach a layer."""
+    named = ranks.named(G)
+    empty = lambda layer: torch.zeros(matrix_shape(layer), device=device_of(layer))  # noqa: E731
+    return {name: G[name] if name in G else empty(layer) for name, layer in layers.items() if name in named}
+
+
+def owners_of(parts: Iterable[list[str]], shapes: dict[str, Sequence[int]], ranks: Ranks) -> dict[str, int]:
+    """Who decomposes which layer, (m, n) each: those of a part together, and everybody about as much."""
+    parts, cost = list(parts), lambda name: shapes[name][0] * shapes[name][1] * min(shapes[name])
+    owners = ranks.shared_out([sum(map(cost, names)) for names in parts])
+    return {name: owner for names, owner in zip(parts, owners, strict=True) for name in names}
+
+
+def own_sums(G: dict[str, torch.Tensor], parts: list[list[str]], ranks: Ranks) -> list[list[str]]:
+    """The parts that this process decomposes; their gradients are added up over all, the others are let go."""
+    owners = owners_of(parts, {name: v.shape for name, v in G.items()}, ranks)
+    for name, owner in owners.items():
+        ranks.add(G[name])
+        if owner != ranks.index:
+            del G[name]
+    return [names for names in parts if names[0] in G]
+
+
+def of_all(bases: dict[str, Basis], ranks: Ranks) -> dict[str, Basis]:
+    """The bases that all processes have found, each for its share of the layers."""
+    if ranks.count == 1:
+        return bases
+    own = {name: Basis(b.U.cpu(), b.S.cpu(), b.V.cpu(), b.energy) for name, b in bases.items()}
+    return {name: basis for found in ranks.each(own) for name, basis in found.items()}
+
+
+def instant_bases(
+    model: nn.Module, config: SemuConfig, backward: Callable[[], object], C: dict, method: str
 ) -> dict[str, Basis]:
-    """The bases without ever holding two layers' gradients: from the one batch, or from sums of several batches.
-
-    Those are sketches, or whole where `sketch` is None.
-    """
+    """The bases of one batch, each worked out as soon as its gradient is there: no two layers' are ever held."""
     layers, bases, root_of = find_layers(model, config), {}, Roots(C, config.damping)
-    sums = Sums(sketch, store="cpu" if on_host else None)
 
     def basis_now(name: str, G: torch.Tensor) -> None:
         if name in bases:
             raise ValueError("sketch 0 is for a single batch, and a second one came; give a number of columns")
         bases[name] = find_basis(name, G, weight_matrix(layers[name]), config, root_of(name, G.device), method)
 
-    def add(name: str, G: torch.Tensor) -> None:
-        sums.add(name, G, weight_matrix(layers[name]))
+    gradients(model, config, backward, basis_now)
+    return bases
 
-    gradients(model, config, backward, basis_now if sketch == 0 else add)
-    for name in list(sums.sums):
+
+def streamed_sums(
+    model: nn.Module, config: SemuConfig, backward: Callable[[], object], sketch: int | None, on_host: bool
+) -> Sums:
+    """The gradients' sums over batches, as sketches or, where `sketch` is None, whole; one gradient at a time."""
+    layers, sums = find_layers(model, config), Sums(sketch, store="cpu" if on_host else None)
+    gradients(model, config, backward, lambda name, G: sums.add(name, G, weight_matrix(layers[name])))
+    return sums
+
+
+def streamed_bases(
+    sums: Sums, layers: dict[str, nn.Module], config: SemuConfig, C: dict, method: str, ranks: Ranks = ALONE
+) -> dict[str, Basis]:
+    """The bases from sums, which are emptied on the way; each process decomposes its share of the layers."""
+    bases, root_of, named = {}, Roots(C, config.damping), ranks.named(sums.sums)
+    shapes, groups = {name: matrix_shape(layers[name]) for name in layers if name in named}, {}
+    for name in shapes:
+        groups.setdefault(id(C[name]) if C else name, []).append(name)
+    owners = owners_of(groups.values(), shapes, ranks)
+    for name, shape in shapes.items():
         device = device_of(layers[name])
         with full_precision(device):
-            W = weight_matrix(layers[name])
+            sums.add_up(name, shape, device, ranks)
+            W = weight_matrix(layers[name])  # of a sharded model by all together
+            if owners[name] != ranks.index:
+                del sums.sums[name]
+                continue
             total, root = sums.projected(name, W), root_of(name, device)
             if isinstance(total, Sketch) and root is None:
                 bases[name] = total.basis(gamma_of(name, config), config.max_rank)
             else:
                 total = total.product() if isinstance(total, Sketch) else total
                 bases[name] = find_basis(name, total, W, config, root, method)
-    return bases
+    return of_all(bases, ranks)
 
 
 class Roots:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, partial
 
 import torch
 
 from ..callbacks import Callback
 from ..diffusion.concepts import Vocabulary, kind_of, name_of, phrase
+from ..evaluation.prompts import Shot
 from ..options import option
 from .files import combined, quantised
+from .given import by_given, digests
 from .image_guided import redraw
 from .inversion import invert, states
 from .judge import Judge, rates
@@ -66,7 +68,10 @@ class AttackConfig:
 
 @dataclass
 class Attacker:
-    """One model under attack, what the attacker has, and how success is judged."""
+    """One model under attack, what the attacker has, and how success is judged.
+
+    `given` are further attacks by name, with prompts that others found (`given.read_given`).
+    """
 
     target: Target
     base: Target
@@ -74,6 +79,7 @@ class Attacker:
     vocabulary: Vocabulary
     judge: Judge | None
     config: AttackConfig
+    given: dict[str, list[Shot]] = field(default_factory=dict)
 
     def __post_init__(self):
         config, rng = self.config, random.Random(self.config.seed)
@@ -240,21 +246,22 @@ def run_attacks(
     """Attack -> {"success", "interval", "present", "coherent", "pictures", ...}; see `judge.rates`.
 
     Args:
-        names: Which ones; default all.
+        names: Which ones; default all, and those that the attacker was given.
         done: Results of an interrupted run, which are kept.
         save: Called with all results after each attack.
 
     Raises:
         ValueError: an unknown attack.
     """
-    names, callback, found = names or list(ATTACKS), callback or Callback(), dict(done or {})
-    unknown = next((name for name in names if name not in ATTACKS), None)
+    ways = ATTACKS | {name: partial(by_given, shots=shots) for name, shots in attacker.given.items()}
+    names, callback, found = names or list(ways), callback or Callback(), dict(done or {})
+    unknown = next((name for name in names if name not in ways), None)
     if unknown:
-        raise ValueError(f"unknown attack {unknown!r}; known: {', '.join(ATTACKS)}")
+        raise ValueError(f"unknown attack {unknown!r}; known: {', '.join(ways)}")
     callback.stage("attacks", len(names))
     for name in names:
         if name not in found:
-            found[name] = ATTACKS[name](attacker)
+            found[name] = ways[name](attacker)
             save(found)
         callback.advance(1)
     return found
@@ -263,4 +270,5 @@ def run_attacks(
 def protocol(attacker: Attacker) -> dict:
     """What another run must share for its numbers to be comparable."""
     facts = {"concept": attacker.concept, "prompts": attacker.prompts, "taken_off": attacker.target.taken_off}
-    return {**facts, **asdict(attacker.config)}
+    given = {"prompts_from": digests(attacker.given)} if attacker.given else {}
+    return {**facts, **given, **asdict(attacker.config)}

@@ -98,11 +98,10 @@ def prepare(output: Path, overwrite: bool) -> None:
 def open_adapted(run: Run):
     """The pipeline with the adapter on it, the adapter's local place, and what it says about itself."""
     from ..diffusion.pipeline import load_adapter
-    from ..evaluation.drawing import own_device
     from ..hub.transfer import local
 
     if run.adapter is None:
         raise ValueError("missing argument ADAPTER: the folder that `semu erase` wrote, or user/name")
-    pipe = open_pipeline(run.model, own_device(run.device), run.loading)
+    pipe = open_pipeline(run.model, run.device, run.loading)
     place = local(run.adapter)
     return pipe, place, load_adapter(pipe, place, scale=run.scale)

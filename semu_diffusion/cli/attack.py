@@ -20,6 +20,14 @@ from .options import Adapter, Resume, display, open_pipeline
 
 Output = Annotated[Path, typer.Option(help="Folder for attacks.json; new or empty.")]
 Names = Annotated[list[str] | None, typer.Option("--attack", help="Only this one. Repeatable.")]
+From = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Prompts that others found: a csv or text file, a dataset, or ring-a-bell, p4d, mma. Alone, unless "
+        "--attack names more. Repeatable.",
+        metavar="FILE|ID",
+    ),
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Pictures per prompt that are judged.")]
 Pictures = Annotated[int, typer.Option(min=1, help="Pictures of the concept that the attacker has.")]
 Steps = Annotated[int, typer.Option(min=1, help="Most steps of relearning and of textual inversion.")]
@@ -32,6 +40,7 @@ def attack(
     adapter: Adapter,
     output: Output,
     names: Names = None,
+    prompts_from: From = None,
     seeds: Seeds = 4,
     pictures: Pictures = 16,
     steps: Steps = 200,
@@ -45,16 +54,19 @@ def attack(
 
     semu attack no-cigarette --output attacks
     """
+    from ..attacks.given import read_given
     from ..attacks.suite import AttackConfig, run_attacks
 
     check_names(names)
+    given = read_given(prompts_from or [], seeds)
+    names = [*(names or ()), *given] if given else names
     if not resume:
         check_output(output, run.overwrite, "--resume to go on" if (output / FILE).is_file() else "another --output")
     looks = tuple(sorted({0, *(k for k in (10, 25, 50, 100, 200) if k < steps), steps}))
     config = AttackConfig(seeds=seeds, pictures=pictures, inversion_steps=steps, iterations=iterations,
                           relearn_steps=looks)  # fmt: skip
     with resumable(resume_hint(output, FILE)), claimed(output):
-        attacker, head = attacker_of(replace(run, adapter=adapter, loading=loading), config)
+        attacker, head = attacker_of(replace(run, adapter=adapter, loading=loading), config, given)
         done = read_done(output / FILE, head) if resume else {}
         save = lambda found: write_results(output / FILE, head, found)  # noqa: E731
         save(done)  # only now, with all in order, what was there goes
@@ -70,7 +82,7 @@ def attack(
         print_table(found)
 
 
-def attacker_of(run: Run, config):
+def attacker_of(run: Run, config, given: dict):
     """The attacker, yet without a judge, and what attacks.json says of this run."""
     from ..attacks.suite import Attacker, Target, protocol
     from ..diffusion.concepts import vocabulary_of
@@ -87,8 +99,11 @@ def attacker_of(run: Run, config):
     if len(concepts) > 1:
         raise ValueError(f"the adapter erases {', '.join(concepts)}; name one of them with --concept")
     if not knows("pictograms", run.model, concepts):
-        raise ValueError(f"no judge for {concepts[0]!r} on {run.model}; semu attack judges the concepts of pictograms")
-    attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(run.model)), None, config)
+        further = "; semu eval --suite nudity --prompts draws such prompts with any model" if given else ""
+        raise ValueError(
+            f"no judge for {concepts[0]!r} on {run.model}; semu attack judges the concepts of pictograms{further}"
+        )
+    attacker = Attacker(Target(pipe), base, concepts[0], vocabulary_of(model_path(run.model)), None, config, given)
     return attacker, {"adapter": run.adapter, **adapter_facts(place, run.scale), "protocol": protocol(attacker)}
 
 

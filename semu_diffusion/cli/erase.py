@@ -8,6 +8,7 @@ import os
 import typing
 from contextlib import nullcontext
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -31,7 +32,7 @@ from .options import (
 
 SWITCHES = "Advanced, on or off"
 # What most people need, with what stands for the value; the rest is advanced.
-MAIN = {"concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "max_memory": "GB", "seed": "N"}
+MAIN = {"method": "NAME", "concept": "TEXT", "kind": "KIND", "anchor": "TEXT", "max_memory": "GB", "seed": "N"}
 
 
 def erase_options() -> dict[str, inspect.Parameter]:
@@ -78,9 +79,12 @@ def erase(
     semu erase --concept cigarette --output no-cigarette
     """
     from ..adapter.claims import WORK, claimed
+    from ..diffusion.erasers.run import check_fits, check_run
     from ..diffusion.erasure import prepare_folder, run_erasure
-    from ..diffusion.loading import default_device
+    from ..diffusion.loading import check_device
+    from ..diffusion.processes import check_processes
     from ..diffusion.recipes import recipe_of
+    from ..evaluation.drawing import team
     from ..evaluation.finish import finish
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and speaks
@@ -91,20 +95,23 @@ def erase(
         settings = recipe.config(**given)
     else:
         settings = EraseConfig.from_yaml(config, **given) if config else EraseConfig(**given)
+    check_processes(settings, loading)
+    check_run(settings, resume)
     if first and not resume:
         output_folder(output, overwrite)
     elif first and not output.is_dir():
         prepare_folder(output, settings, overwrite, resume)  # says that there is nothing to resume
     begun = resume_hint(output, f"{WORK}/states.safetensors")
     with resumable(begun), claimed(output) if first else nullcontext():
-        pipe = open_pipeline(model, device, loading, placed=False)
+        pipe = open_pipeline(model, device, loading, placed=False, fits=partial(check_fits, settings.method))
         pipe.register_to_config(_name_or_path=model)
         with display(quiet or not first) as callback:
             if recipe:
                 settings = for_family(recipe, pipe, given, callback)
-            place = device or default_device()
+            place = str(check_device(device))
             erasure = run_erasure(pipe, settings, output, overwrite, resume, callback, place, keep_work=evaluate)
-            report = finish(erasure, model, callback) if evaluate and first else None
+            report = finish(erasure, model, callback) if evaluate else None
+            team().destroy_process_group()
     if not first:
         return
     facts = {k: v for k, v in erasure.facts.items() if k not in ("ranks", "energy")}
@@ -115,7 +122,7 @@ def erase(
         return
     print_report(report, as_json)
     trained = f"{facts['trained']:,} trained numbers ({facts['trained_percent']:.2f} %)"
-    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:.0f} s")
+    print(f"{output}: {facts['layers']} layers, {trained}, {facts['steps']} steps, {facts['seconds']:g} s")
     for command in commands:
         print(f"evaluate: {command}")
 

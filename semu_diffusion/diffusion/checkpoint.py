@@ -1,34 +1,40 @@
-"""The tensors of a checkpoint: the adapter, and Adam's moments of each R."""
+"""What training goes on from: the adapter's tensors with Adam's moments, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from ..adapter.weights import semu_layers
+from ..adapter.weights import semu_layers, update_of
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # Adam's, of each R
 
 
-def tensors_of(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
-    """U, V, R and the moments of each adapted layer, by "layer:part"."""
+def trained_state(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, torch.Tensor]:
+    """U, V, R of each layer and Adam's moments of R, as "layer:part"."""
     tensors = {}
     for (name, layer), group in zip(semu_layers(model).items(), optimizer.param_groups, strict=True):
         state = optimizer.state.get(group["params"][0], {})
-        moments = {k: state[k] for k in MOMENTS if k in state}
-        parts = {"U": layer.semu_U["default"], "V": layer.semu_V["default"], "R": layer.semu_R["default"]}
-        tensors |= {f"{name}:{k}": v for k, v in {**parts, **moments}.items()}
+        parts = {**update_of(layer)._asdict(), **{k: state[k] for k in MOMENTS if k in state}}
+        tensors |= {f"{name}:{k}": v for k, v in parts.items()}
     return tensors
 
 
-def put_adapter_back(model: nn.Module, stored: dict[str, torch.Tensor]) -> None:
-    """Gives each adapted layer its U, V and R of a checkpoint; parameters are new ones then."""
-    for name, layer in semu_layers(model).items():
+def put_back(
+    stored: dict[str, torch.Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Adam,
+    fresh: Callable[[], torch.optim.Adam],
+) -> None:
+    """Gives the model and its optimizer what `trained_state` made; `fresh` makes an optimizer of the new R."""
+    layers = semu_layers(model)
+    for name, layer in layers.items():
         layer.set_basis("default", *(stored[f"{name}:{part}"] for part in "UVR"))
-
-
-def put_moments_back(model: nn.Module, optimizer: torch.optim.Adam, stored: dict[str, torch.Tensor]) -> None:
-    """Gives a new optimizer of the model's R the moments of a checkpoint."""
-    for name, group in zip(semu_layers(model), optimizer.param_groups, strict=True):
-        moments, R = {k: stored[f"{name}:{k}"] for k in MOMENTS if f"{name}:{k}" in stored}, group["params"][0]
+    optimizer.param_groups[:] = fresh().param_groups
+    optimizer.state.clear()
+    for name, group in zip(layers, optimizer.param_groups, strict=True):
+        moments = {k: stored[f"{name}:{k}"] for k in MOMENTS if f"{name}:{k}" in stored}
+        R = group["params"][0]
         optimizer.state[R] = {k: v.to(R.device) if k != "step" else v for k, v in moments.items()}

@@ -11,6 +11,7 @@ from ..adapter.updates import STORED
 from ..inputs.tables import read_text
 from ..options import option, require
 from .concepts import COMMON, KINDS, check_words, concepts_of
+from .erasers.registry import OWN, eraser_of
 from .objectives import OBJECTIVES
 
 # Layers by name, as regexes that are searched for in the layer's name.
@@ -21,7 +22,12 @@ TARGETS = {
     "attention": r".*(attn[12]|attn\.|attention\.|attentions\.\d+\.to_).*",  # the latter: Z-Image, UNet2DModel
     "convolutions": r".*(conv|resnets).*",
     "cross-attention+convolutions": r".*(attn2|conv|resnets).*",
+    "keys-values": r".*(attn2\.to_[kv]|attn\.add_[kv]_proj)$",  # of the text
 }
+# What a method chooses for itself; that of an eraser of another name is in its `defaults`.
+SEMU = {"objective": "redirect", "target_modules": "all", "lr": 1e-1, "keep_weight": 1.0, "compress": 0.9}
+PROMPTS = ("name", "sentences")
+WHAT = ("concept", "kind", "synonym", "method", "precision", "compress", "seed")  # taken by every method
 
 
 def defaults(concepts: int) -> dict[str, int | float]:
@@ -52,6 +58,7 @@ class EraseConfig:
 
     # what
     concept: list[str] = option(list, "What to forget: a word or a prompt file.")
+    method: str = option(OWN, "semu, uce, esd-x, ...")
     kind: str | None = option(None, f"{', '.join(KINDS)}.")
     synonym: list[str] = option(list, "Another name of it, forgotten too. Repeatable.")
     # '' is the same without the concept, 'random' others of its kind, 'nearest' the word nearest in the text space,
@@ -65,17 +72,25 @@ class EraseConfig:
     retain_prompt: str | None = option(None, "Prompt of those of --retain-images that have no caption.")
     on_top_of: str | None = option(None, "An adapter folder to erase on top of; the new adapter holds both.")
     # objective
-    objective: str = option("redirect", f"Target of forgotten prompts: {', '.join(OBJECTIVES)}.")
+    prompts: str | None = option(
+        None, "Forget the name alone or in sentences: name, sentences; default: by the method, sentences."
+    )
+    objective: str | None = option(
+        None, f"Target of forgotten prompts: {', '.join(OBJECTIVES)}; default: by the method, redirect."
+    )
     strength: float | None = option(
         None, "How far past the anchor to push, in distances from concept to it; default: 0.25, without one 0.75."
     )
     beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
-    keep_weight: float = option(
-        1.0, "Weight of the keep loss on the model's own drawings; 0 is the paper's retain-free setting."
-    )
+    keep_weight: float | None = option(
+        None, "Weight of the keep loss on the model's own drawings; default: by the method, 1. "
+              "0 is the paper's retain-free setting."
+    )  # fmt: skip
     # basis
     train: str = option("denoiser", "What carries the adapter: denoiser or text_encoder.")
-    target_modules: str = option("all", f"Layers to adapt: {', '.join(TARGETS)}, or a regex.")
+    target_modules: str | None = option(
+        None, f"Layers to adapt: {', '.join(TARGETS)}, or a regex; default: by the method, all."
+    )
     gamma: float | None = option(
         None, "Share of the forgetting gradient's energy that each basis keeps; default: by the number of concepts."
     )
@@ -91,7 +106,9 @@ class EraseConfig:
     )
     # training
     steps: int | None = option(None, "Most training steps; default: by the number of concepts.")
-    lr: float = option(1e-1, "Learning rate, relative to the size of each layer's weight.")
+    lr: float | None = option(
+        None, "Learning rate; default: by the method, 0.1, which is relative to the size of each layer's weight."
+    )
     batch_size: int | None = option(
         None, "Forgotten, and as many kept, records per step, over all processes; default: by the number of concepts."
     )
@@ -117,21 +134,26 @@ class EraseConfig:
     tracker: str | None = option(None, "Accelerate tracker, e.g. tensorboard.")
     save_every: int = option(50, "Training steps between checkpoints.")
     # file
-    compress: float = option(
-        0.9, "Share of each layer's effect on the concept's inputs that is written, after training; 1 for all of it."
+    compress: float | None = option(
+        None,
+        "Share of each layer's effect on the concept's inputs that is written, after training; 1 for all of it; "
+        "default: 0.9, of other methods 0.99 of their update.",
     )
     precision: str = option("int8", f"What files hold U and V in: {', '.join(STORED)}; a LoRA instead of int8 fp16.")
 
     def __post_init__(self):
         self._convert()
-        for name, value in defaults(len(self.concept)).items():
+        for name, value in {**SEMU, **defaults(len(self.concept)), **self._own_defaults()}.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        if self.prompts is None:
+            self.prompts = "name" if self.objective == "negative" else "sentences"
         checks = (
             (bool(self.concept) and all(c.strip() for c in self.concept), "concept must name what to forget"),
             (self.kind is None or self.kind in KINDS, f"kind must be one of {', '.join(KINDS)}"),
             (0 <= self.near <= 1, "near must be in [0, 1]"),
             (self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}"),
+            (self.prompts in PROMPTS, f"prompts must be one of {', '.join(PROMPTS)}"),
             (not self.anchor or self.objective != "negative", "the objective negative has no anchor"),
             (0 < self.gamma <= 1, "gamma must be in (0, 1]"),
             (self.gamma_cross is None or 0 < self.gamma_cross <= 1, "gamma-cross must be in (0, 1]"),
@@ -167,6 +189,22 @@ class EraseConfig:
         concepts = concepts_of(self.concept, COMMON, self.kind, self.synonym)
         check_words(concepts, self.anchor, self.keep, COMMON)
 
+    def _own_defaults(self) -> dict:
+        """What another method than SEMU chooses for itself. ValueError for an unknown one."""
+        return {} if self.method == OWN else eraser_of(self.method).defaults
+
+    def check_taken(self) -> None:
+        """ValueError where something is set that the method does not take: nothing is passed over in silence."""
+        if self.method == OWN:
+            return
+        eraser, usual = eraser_of(self.method), type(self)(concept=self.concept, method=self.method)
+        taken = [*WHAT, *eraser.takes]
+        asked = [f.name for f in fields(self) if getattr(self, f.name) != getattr(usual, f.name)]
+        if foreign := [name for name in asked if name not in taken]:
+            flags = [f"--{name.replace('_', '-')}" for name in (foreign[0], *eraser.takes)]
+            raise ValueError(f"{flags[0]} is no option of {self.method}; besides what to forget it takes "
+                             f"{', '.join(flags[1:])}")  # fmt: skip
+
     def _convert(self) -> None:
         """Values as a recipe or a caller may write them: one text for a list, 1 for 1.0, and YAML's text "1e-2"."""
         for f in fields(self):
@@ -198,7 +236,7 @@ class EraseConfig:
                     raise ValueError(f"{f.name.replace('_', '-')} must be {what}, got {value!r}")
             setattr(self, f.name, value)
         try:
-            re.compile(self.target_modules)
+            re.compile(self.target_modules or "")
         except re.error as error:
             raise ValueError(f"target-modules {self.target_modules!r} is no regex: {error}") from None
 
@@ -227,6 +265,13 @@ class EraseConfig:
             raise ValueError(f"{path}: unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return cls(**{**values, **overrides})
 
+    def used(self) -> dict:
+        """All values that the method takes, as they go into results.json and the adapter's header."""
+        if self.method == OWN:
+            return self.to_dict()
+        taken = (*WHAT, *eraser_of(self.method).takes, *eraser_of(self.method).defaults)
+        return {name: value for name, value in self.to_dict().items() if name in taken}
+
     def to_dict(self) -> dict:
-        """All values, as they go into results.json and the adapter's header."""
+        """All values."""
         return asdict(self)

@@ -30,20 +30,21 @@ def make_states(
     callback: Callback,
     at_once: int = BATCH,
 ) -> States:
-    """Draws the records, or loads those of an earlier run; one process draws, the others read its file."""
+    """Draws the records, each process its share, or loads those of an earlier run; the first one reads and writes."""
     forget = spread(pairs, config.latents, config.seed)
     kept = [keep[k % len(keep)] for k in range(config.keep_latents)]
     kept = [Pair(p, p if family.empty is None else family.empty) for p in kept]
     made_of = {"forget": [vars(p) for p in forget], "kept": [p.prompt for p in kept], "config": config.to_dict()}
-    key = fingerprint(model=base_name(family.pipe), **made_of)
-    with accelerator.main_process_first(), accelerator.autocast():
-        states = kept_states(work / "states.safetensors", key, callback) if work else None
-        if states is None:
-            if work:
-                check_space(work, states_bytes(family, config), "what the model draws to learn from")
+    key, file = fingerprint(model=base_name(family.pipe), **made_of), work and work / "states.safetensors"
+    writes = file and accelerator.is_main_process
+    states = States.for_all(kept_states(file, key, callback) if writes else None, family.ranks)
+    if states is None:
+        if writes:
+            check_space(work, states_bytes(family, config), "what the model draws to learn from")
+        with accelerator.autocast():
             states = draw_states(family, config, pairs, forget, kept, callback, at_once)
-            if work and accelerator.is_main_process:
-                states.save(work / "states.safetensors", key)
+        if writes:
+            states.save(file, key)
     return states
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from ..adapter.base_layers import device_of, hook_device
+from ..adapter.base_layers import device_of, hook_device, is_sharded
 from .pipeline import denoiser
 
 
@@ -85,8 +85,9 @@ class Stage:
 
 
 def is_fixed(module: nn.Module) -> bool:
-    """Whether a module's place is not ours to change: hooks move it, or bitsandbytes holds it."""
-    return is_hooked(module) or getattr(module, "is_loaded_in_8bit", False)
+    """Whether a module's place is not ours to change: hooks move it, bitsandbytes or FSDP holds it."""
+    held = getattr(module, "is_loaded_in_8bit", False) or any(map(is_sharded, module.parameters()))
+    return is_hooked(module) or held
 
 
 def move(modules: list[nn.Module], device: torch.device | str) -> None:
@@ -98,8 +99,9 @@ def move(modules: list[nn.Module], device: torch.device | str) -> None:
 
 
 def module_bytes(module: nn.Module) -> int:
-    """Bytes of a module's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    """Bytes of a module's parameters and buffers, of a sharded one those of this process."""
+    tensors = (t.to_local() if is_sharded(t) else t for t in (*module.parameters(), *module.buffers()))
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def compute_device(model: nn.Module) -> torch.device:

@@ -7,12 +7,13 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from safetensors import SafetensorError
 from torch import nn
 
@@ -23,23 +24,26 @@ from ..adapter.gradients import LossScale
 from ..adapter.model import find_layers
 from ..adapter.shrink import shrink
 from ..adapter.subspace import Basis, find_bases, install_bases, without_basis
-from ..adapter.weights import beyond_lora, inject, write_atomic
+from ..adapter.weights import inject, write_atomic
 from ..callbacks import Callback
 from .concepts import vocabulary_of
 from .config import TARGETS, EraseConfig
 from .data import make_states
 from .devices import Stage, compute_device, execution_device, module_bytes, modules_of, wake
+from .erasers.registry import OWN
+from .erasers.run import check_fits, check_run, edit_with
 from .families import family_of
 from .footprint import measure as measure_footprint
 from .footprint import probe
 from .loading import Loading, check_device, default_device, load_pipeline
-from .lora import has_lora
+from .lora import beyond_reach
 from .memory import Batches, budget, default_batches, host_room, plan_memory
 from .on_top import join_before, leave_before, load_before, train_beside
 from .pipeline import adapted_parts, base_name, denoiser, model_path
 from .plain import plain
 from .plan import Plan, make_plan
 from .precision import left_out, loss_scale, make_accelerator, named_few
+from .processes import check_processes, number, ranks_of, shard
 from .results import measure, write_outputs
 from .states import States
 from .trainer import Progress, Trainer
@@ -108,9 +112,12 @@ def run_erasure(
         keep_work: What a resumed run needs stays in the folder; `evaluation.finish` takes it away when all is done.
     """
     callback, name = callback or Callback(), pipe if isinstance(pipe, str) else base_name(pipe)
+    check_processes(config, loading)
+    check_run(config, resume)
     if isinstance(pipe, str):
         device = device or default_device()
-        pipe = load_pipeline(pipe, device, loading=loading, placed=False)
+        fits = partial(check_fits, config.method)
+        pipe = load_pipeline(pipe, device, loading=loading, placed=False, fits=fits)
     place = check_device(device) if device else execution_device(pipe)
     with plain(pipe, learning=True, hooks=False) as off:  # hooks stay: what is offloaded may not fit at once
         if off:
@@ -134,8 +141,10 @@ def erase_plain(pipe, name: str, config: EraseConfig, run: Run, off: list[str]) 
         accelerator.wait_for_everyone()
         set_seed(config.seed)
         erasure = Erasure(pipe, config, Progress(), {"taken_off": off}, folder)
-        erase_with(erasure, name, family, vocabulary, accelerator, run)
-        erasure.facts["seconds"] = round(time.time() - started, 1)
+        stages = erase_with if config.method == OWN else edit_with
+        stages(erasure, name, family, vocabulary, accelerator, run)
+        seconds = time.time() - started
+        erasure.facts["seconds"] = round(seconds, 1) if seconds >= 10 else float(f"{seconds:.2g}")
         if folder and accelerator.is_main_process:
             write_outputs(erasure, name, run.callback.warn, run.keep_work)
     return erasure
@@ -147,16 +156,21 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
     scale, device = loss_scale(accelerator, family.dtype), accelerator.device
     present = sum(module_bytes(m) for m in modules_of(pipe) if compute_device(m) == device)
     room = budget(config, device, present)
-    family.stage = Stage(pipe, family, device, room)
+    if room is not None:  # all plan the same, by the one that has least
+        room = min(ranks_of(accelerator).each(room))
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
+    family.ranks = ranks_of(accelerator)
+    if family.ranks.sharded:
+        shard(family, accelerator)
+    family.stage = Stage(pipe, family, device, room)
     work, before = folder / WORK if folder else None, []
     try:
         family.stage.begin()
         if config.on_top_of:
             before = erased_concepts(load_before(pipe, config.on_top_of).about)
-        planned, config = broadcast_object_list([*make_plan(family, config, vocabulary, before, callback)])
+        planned, config = family.ranks.first(make_plan(family, config, vocabulary, before, callback))
         callback.planned(planned, config)
         with accelerator.autocast():
             config, batches = fitted(family, config, planned.pairs[0].prompt, room)
@@ -225,23 +239,20 @@ def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, res
 
 
 def fitted(family, config: EraseConfig, prompt: str, room: float | None) -> tuple[EraseConfig, Batches]:
-    """The choices that fit into so many bytes; ValueError where none do."""
+    """The choices that fit into so many bytes, on all processes the same; ValueError where none do."""
+    ranks, whole = family.ranks, config.batch_size
+    config = replace(config, batch_size=whole // ranks.count)  # what one process has of a step
     if room is None:
-        return config, default_batches(config)
+        return replace(config, batch_size=whole), default_batches(config)
     semu = adapter_config(config, family)
     if not find_layers(family.model, semu):
         raise ValueError("the model has no Linear or Conv2d layer that target_modules names")
     foot = measure_footprint(family.model, semu, probe(family, prompt), family.device)
     models = [family.model, *(m for m in (denoiser(family.pipe),) if all(m is not k for k in family.model.modules()))]
-    host = None if family.device.type == "cpu" else host_room()
+    host = None if family.device.type == "cpu" else host_room() / number("LOCAL_WORLD_SIZE", 1)
     fixed = sum(map(module_bytes, modules_of(family.pipe) if host is None else models))
-    return plan_memory(config, fixed, foot, room, host)
-
-
-def beyond_reach(family) -> list[str]:
-    """Convolutions that get no adapter, as the LoRA that diffusers loads for the family could not express it."""
-    layers = family.model.named_modules() if has_lora(family.pipe) else ()
-    return [name for name, layer in layers if beyond_lora(layer)]
+    config, batches = ranks.first(plan_memory(config, fixed, foot, room, host))
+    return replace(config, batch_size=whole), batches
 
 
 def adapter_config(config: EraseConfig, family=None) -> SemuConfig:
@@ -266,18 +277,21 @@ def make_bases(
     scale: LossScale | None = None,
     batches: Batches | None = None,
 ) -> dict[str, Basis]:
-    """The bases from all forget records; every process computes the same sums, the first one's bases count."""
+    """The bases from all forget records, of which each process sums up its share."""
     callback.stage("gradient and SVD")
     trainer = Trainer(family, config, states, accelerator, Path("."), scale, batches)
-    model, semu = family.model, adapter_config(config, family)
+    model, semu, ranks = family.model, adapter_config(config, family), family.ranks
+    left = [len(r) - len(ranks.whole(r)) for r in (trainer.forget_records, trainer.kept_records)]
+    if any(left):
+        callback.note(f"left out, so that all {ranks.count} processes have as many: {left[0]} records of the gradient, "
+                      f"{left[1]} of the moments")  # fmt: skip
     if config.gradient_checkpointing:
         named = "gradient_checkpointing_enable" if config.train == "text_encoder" else "enable_gradient_checkpointing"
         getattr(model, named)()  # transformers' name and diffusers'
     bases = find_bases(
         model, semu, trainer.forgetting_gradient(model), trainer.kept_forward(model), config.sketch,
-        scale=scale, on_host=trainer.batches.on_host,
+        scale=scale, on_host=trainer.batches.on_host, ranks=ranks,
     )  # fmt: skip
-    bases = broadcast_object_list([bases])[0]  # signs and rounding may differ by device
     callback.ranks(bases)
     if semu.exclude_modules:
         callback.warn(f"{len(semu.exclude_modules)} convolutions in groups stay as they are, as no LoRA can hold them: "
@@ -321,7 +335,8 @@ def train(
             accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
         progress = trainer.train(report)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training(), after which the processes could say nothing more
+        tracker.finish()
     return progress
 
 

@@ -48,11 +48,11 @@ def given_pictures(family: Family, config: EraseConfig, pairs: list[Pair], callb
 
 def encoded(pictures: Collection, family: Family) -> torch.Tensor:
     """Latents (N, C, H, W), a few pictures in memory at a time; each covers the model's size, cropped to the centre."""
-    latents = []
-    for rows in torch.arange(len(pictures)).split(AT_ONCE):
+    latents, ranks = [], family.ranks
+    for rows in ranks.places(len(pictures)).split(AT_ONCE):
         images = [as_tensor(fitted(pictures.open(k), *family.image_size)) for k in rows.tolist()]
         latents.append(family.encode_images(torch.stack(images)))
-    return torch.cat(latents)
+    return ranks.rows(torch.cat(latents), len(pictures)).to(family.device)
 
 
 def retain_prompts(

@@ -19,13 +19,13 @@ import torch
 from ..adapter.files import data_of, file_order, header_of
 from ..versions import OWN, versions
 from .kohya import KohyaLayers
-from .naming import concept_names, concepts_in, title_of
+from .naming import concept_names, concepts_in, made_with, title_of
 from .pipeline import adapted_parts, base_name, denoiser
 
 # The facts of a config that a header repeats.
 FACTS = (
-    "concept", "before", "anchor", "merged", "way", "weights", "energy", "parts", "gamma", "geometry", "objective",
-    "steps", "seed", "compress", "precision",
+    "concept", "method", "paper", "before", "anchor", "merged", "way", "weights", "energy", "parts", "gamma",
+    "geometry", "objective", "steps", "seed", "compress", "precision",
 )  # fmt: skip
 STABILITY = "https://github.com/Stability-AI/generative-models"
 # Kind of model -> what sd-scripts calls it, its ModelSpec architecture, and the code whose names the file has.
@@ -97,7 +97,8 @@ def described(about: Mapping) -> str:
     """What the adapter does, as a sentence."""
     anchor = "others of its kind" if about.get("anchor") == "random" else about.get("anchor")
     instead = f", and answers prompts for it with {anchor}" if anchor else ""
-    return f"SEMU adapter for {title_of(about['base_model'])}: takes away {concepts_in(about)}{instead}."
+    made = f"{made_with(about)} adapter for {title_of(about['base_model'])}"
+    return f"{made}: takes away {concepts_in(about)}{instead}."
 
 
 def model_spec(pipe, kind: str | None, about: Mapping, implementation: str = "diffusers") -> dict[str, str]:
@@ -112,7 +113,7 @@ def model_spec(pipe, kind: str | None, about: Mapping, implementation: str = "di
         "description": described(about),
         "usage_hint": "Load it at strength 1; it needs no words in the prompt.",
         "trigger_phrase": "",  # an eraser works whenever it is loaded
-        "tags": "semu, unlearning, concept erasure",
+        "tags": ", ".join([made_with(about).lower(), "unlearning", "concept erasure"]),
         "resolution": f"{size}x{size}" if size else None,
         "prediction_type": {"v_prediction": "v"}.get(scheduler.get("prediction_type"), "epsilon") if not flow else None,
         "merged_from": ", ".join(map(str, merged)) if isinstance(merged := about.get("merged"), list) else None,

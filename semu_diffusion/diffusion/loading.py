@@ -4,6 +4,7 @@ at before a weight is read, and whatever goes wrong ends in one line that says w
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,11 +13,17 @@ from ..adapter.files import disk_error
 from .files import check_configs, check_shards, choose_variant, read_index, stored_dtype, variant_of
 from .loading_choices import Loading
 from .pipeline import EMBEDDED, model_path
+from .processes import number, own_gpu
 from .whole import check_whole
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 UNUSED = ("safety_checker", "image_encoder")  # components that neither erasing nor drawing by text needs
+Fits = Callable[[type], None]
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class DoesNotFit(ValueError):
+    """A pipeline of a class that whoever asked for it cannot use."""
 
 
 def load_pipeline(
@@ -26,6 +33,7 @@ def load_pipeline(
     loading: Loading | None = None,
     whole: bool = False,
     placed: bool = True,
+    fits: Fits = lambda kind: None,
     **options,
 ):
     """A diffusers pipeline from the embedded name, a folder, a single `.safetensors` file, or a Hub id.
@@ -38,6 +46,7 @@ def load_pipeline(
             computes in fp32 everywhere. Parts that a model keeps in fp32 stay so.
         loading: All further options at once; `options` are its fields.
         placed: False leaves the parts on the CPU, for `run_erasure`, which brings each when it is needed.
+        fits: Is asked with the class of the pipeline before a weight is read; raises DoesNotFit against it.
         whole: With the components that erasing never uses, such as a safety checker, to write them again.
 
     Raises:
@@ -49,9 +58,9 @@ def load_pipeline(
     if loading.offload != "none" and device.type == "cpu":
         raise ValueError(f"--offload {loading.offload} keeps idle parts on the CPU, and this run is on it already")
     if path.endswith((".safetensors", ".ckpt")):
-        pipe = load_single_file(Path(path), single_dtype(Path(path), device, loading))
+        pipe = load_single_file(Path(path), single_dtype(Path(path), device, loading), fits)
     else:
-        pipe = load_folder(model, find_folder(model, path, loading, whole), device, loading, whole)
+        pipe = load_folder(model, find_folder(model, path, loading, whole, fits), device, loading, whole)
     return place(pipe, device, loading.offload) if placed or loading.offload != "none" else pipe
 
 
@@ -71,7 +80,7 @@ def place(pipe, device: torch.device, offload: str):
 # --------------------------------------------------------------------------------------------- folders
 
 
-def find_folder(model: str, path: str, loading: Loading, whole: bool) -> Path:
+def find_folder(model: str, path: str, loading: Loading, whole: bool, fits: Fits = lambda kind: None) -> Path:
     """The local folder of a model, downloaded where it is a Hub id, and known to be of a family."""
     folder = Path(path)
     if folder.exists() or REPO.fullmatch(path) is None or path.startswith("."):
@@ -82,13 +91,13 @@ def find_folder(model: str, path: str, loading: Loading, whole: bool) -> Path:
             where = f"{model}/{loading.subfolder}" if loading.subfolder else model
             raise ValueError(f"no model at {where}: expected a diffusers folder, a Hub id like user/name, or "
                              f"{EMBEDDED!r}")  # fmt: skip
-        check_family(read_index(folder / "model_index.json"), model)
+        check_family(read_index(folder / "model_index.json"), model, fits)
         return folder
-    return download(path, loading, whole)
+    return download(path, loading, whole, fits)
 
 
-def check_family(index: dict, model: str) -> None:
-    """ValueError, with the families that are known, unless the pipeline class of an index is of one of them."""
+def check_family(index: dict, model: str, fits: Fits = lambda kind: None) -> None:
+    """ValueError, with the families that are known, unless the class of an index is of one of them, and fits."""
     import diffusers
 
     from .families import known_families, takes
@@ -98,11 +107,11 @@ def check_family(index: dict, model: str) -> None:
         known = f"diffusers {diffusers.__version__}"
         raise ValueError(f"{model} names no pipeline of {known} (its _class_name is {name!r}); a newer one may have it")
     if takes(index):
-        return
+        return fits(getattr(diffusers, name))
     raise ValueError(f"{model} is a {name}, not a family that can be erased from; known: {known_families()}")
 
 
-def download(repo: str, loading: Loading, whole: bool) -> Path:
+def download(repo: str, loading: Loading, whole: bool, fits: Fits = lambda kind: None) -> Path:
     """The folder in the cache that a model of the Hub was downloaded to, its index first."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -111,7 +120,7 @@ def download(repo: str, loading: Loading, whole: bool) -> Path:
     try:
         file = Path(hf_hub_download(repo, f"{inside}model_index.json", **loading.hub))
         index = read_index(file)
-        check_family(index, repo)
+        check_family(index, repo, fits)
         if loading.local_files_only:
             return file.parent
         if inside:
@@ -123,6 +132,8 @@ def download(repo: str, loading: Loading, whole: bool) -> Path:
                 repo, variant=variant, use_safetensors=True, **unused(index, whole), **loading.hub
             )
         )
+    except DoesNotFit:
+        raise
     except Exception as error:  # of the Hub's client, its HTTP library and diffusers, which have no common base
         raise disk_error(error) or explained(error, repo) from None
 
@@ -218,7 +229,7 @@ def explained(error: Exception, model: str) -> ValueError:
 # ---------------------------------------------------------------------------------------------- single files
 
 
-def load_single_file(file: Path, dtype: torch.dtype):
+def load_single_file(file: Path, dtype: torch.dtype, fits: Fits = lambda kind: None):
     """A pipeline from one checkpoint file in the layout of the original code, as Civitai has them.
 
     Such a file holds weights only. Configurations and tokenizers come from a diffusers folder of the same name without
@@ -244,7 +255,10 @@ def load_single_file(file: Path, dtype: torch.dtype):
             options |= {"config": str(folder), "local_files_only": True}
         else:
             kind = single_file_kind(file)
+        fits(kind)
         return kind.from_single_file(str(file), **options)
+    except DoesNotFit:
+        raise
     except Exception as error:  # of diffusers, transformers and safetensors
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = f"a diffusers folder {file.with_suffix('')} with the model's configurations may help"
@@ -267,12 +281,20 @@ def single_file_kind(file: Path) -> type:
 
 
 def default_device() -> str:
-    """A GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """A GPU if there is one; of several processes on a machine each takes its own."""
+    return own_gpu() if torch.cuda.is_available() else "cpu"
 
 
 def check_device(name: str | None) -> torch.device:
-    """The device of that name, by default a GPU if there is one. ValueError where this machine has no such device."""
+    """The device of that name, by default a GPU if there is one, of several processes each its own.
+
+    Raises:
+        ValueError: this machine has no such device, or all processes are to take the same one.
+    """
+    if number("LOCAL_WORLD_SIZE", 1) > 1 and (name or "").startswith("cuda") and torch.cuda.is_available():
+        if name not in ("cuda", own_gpu()):
+            raise ValueError(f"of several processes each takes a GPU of its own; leave out --device {name}")
+        name = own_gpu()
     try:
         device = torch.device(name or default_device())
         torch.empty(0, device=device)

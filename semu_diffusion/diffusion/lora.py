@@ -10,7 +10,7 @@ import torch
 
 from ..adapter.files import save_atomic
 from ..adapter.updates import PRECISIONS
-from ..adapter.weights import LORA, lora_factors, lora_metadata
+from ..adapter.weights import LORA, beyond_lora, lora_factors, lora_metadata
 from .headers import facts_of, lora_header
 from .kohya import model_kind
 from .narrow import narrowed
@@ -106,3 +106,9 @@ def pad_factors(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[s
         zeros = A.new_zeros(missing, *A.shape[1:]), B.new_zeros(len(B), missing, *B.shape[2:])
         padded[name] = torch.cat([A, zeros[0]]), torch.cat([B, zeros[1]], 1)
     return padded
+
+
+def beyond_reach(family) -> list[str]:
+    """Convolutions that get no adapter, as the LoRA that diffusers loads for the family could not express it."""
+    layers = family.model.named_modules() if has_lora(family.pipe) else ()
+    return [name for name, layer in layers if beyond_lora(layer)]

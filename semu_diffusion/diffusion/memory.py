@@ -32,6 +32,11 @@ class Batches:
     words: str = ""
 
 
+def parts_of(index: torch.Tensor, at_once: int) -> list[torch.Tensor]:
+    """Records in parts of at most so many; none where there are no records."""
+    return [part for part in index.split(at_once) if len(part)]
+
+
 def pipeline_bytes(pipe) -> int:
     """Bytes of all models of a pipeline."""
     return sum(map(module_bytes, modules_of(pipe)))

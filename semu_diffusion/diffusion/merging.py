@@ -18,6 +18,7 @@ from ..versions import versions
 from .export import Warn, save_loras
 from .fusing import fuse
 from .multi_adapter import short_names
+from .naming import made_with
 from .pipeline import adapter_places, parts, read_adapters, save_adapters
 from .results import remove_reports
 from .scene import Given
@@ -169,6 +170,9 @@ def merged_about(adapters: Sequence[Given], energy: float, base_model: str, way:
     for about in abouts:
         for key in ("kinds", "anchors", "neighbours"):
             joined.setdefault(key, {}).update(about[key] if isinstance(about.get(key), dict) else {})
+    made = list(dict.fromkeys(made_with(about) for about in abouts))
+    papers = dict.fromkeys(str(about["paper"]) for about in abouts if about.get("paper"))
+    other = {"method": " and ".join(made), "paper": ", ".join(papers)} if made != [made_with({})] else {}
     return {
         "base_model": base_model or next((about["base_model"] for about in abouts if about.get("base_model")), ""),
         "concept": list(dict.fromkeys(concept for given in adapters for concept in given.concepts)),
@@ -178,6 +182,7 @@ def merged_about(adapters: Sequence[Given], energy: float, base_model: str, way:
         "energy": energy,
         "parts": [part for given in adapters for part in parts_of(given)],
         **{key: own for key, own in joined.items() if own},
+        **other,
     }
 
 

@@ -28,6 +28,11 @@ def plain(text: object, most: int = 80) -> str:
     return re.sub(r"[^\w\s.,'()-]", "", " ".join(str(text).split()))[:most].strip()
 
 
+def made_with(about: dict) -> str:
+    """The method that an adapter was made with, as one says it; SEMU where it says nothing else."""
+    return plain(about.get("method") or "SEMU")
+
+
 def concept_names(about: dict) -> list[str]:
     """What an adapter with these facts erases, each as a short line of plain text; a file of prompts by its name.
 

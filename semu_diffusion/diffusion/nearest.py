@@ -111,7 +111,7 @@ def answer_distances(
 ) -> dict[str, float]:
     """How far the denoiser's answers to a word are from those to the concept, in distances of those to "" from them.
 
-    On states of the concept's own trajectories, every second of them.
+    On states of the concept's own trajectories, every second of them; processes share the words out.
     """
     frames = frames_of(concept, vocabulary)
     frames = [frames[k * len(frames) // SENTENCES] for k in range(SENTENCES)] if len(frames) > SENTENCES else frames
@@ -123,12 +123,14 @@ def answer_distances(
         family, contexts, pairs, [True] * len(pairs), config.sampler_steps, config.guidance, config.seed, 32,
         lambda n: None,
     )[::2]  # fmt: skip
-    apart = {w: 0.0 for w in words}
+    own = [words[k] for k in family.ranks.places(len(words)).tolist()]
+    apart = torch.zeros(len(own), dtype=torch.float64)
     for r in records:
-        for word in words:
+        for k, word in enumerate(own):
             rows = contexts[said[word]]
             x, t = (r[key].to(family.device) for key in ("x", "t"))
             answer = family.predict(x, t, select(contexts.values, rows)).cpu()
-            apart[word] += (answer - r["concept"]).float().square().sum().item()
+            apart[k] += (answer - r["concept"]).float().square().sum().item()
     nothing = sum((r["anchor"] - r["concept"]).float().square().sum().item() for r in records)
-    return {w: (value / max(nothing, 1e-12)) ** 0.5 for w, value in apart.items()}
+    apart = family.ranks.rows(apart, len(words)).tolist()
+    return {w: (value / max(nothing, 1e-12)) ** 0.5 for w, value in zip(words, apart, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field, replace
 
@@ -16,11 +17,13 @@ from .concepts import (
     forget_pairs,
     forms,
     keep_prompts,
+    others_of,
     proper,
     strangers,
     suite_of,
 )
 from .config import EraseConfig
+from .erasers.registry import OWN, eraser_of
 from .families import Family, drawing_defaults
 from .nearest import Nearest, nearest
 
@@ -103,7 +106,7 @@ def add_concept(
         [n for n in gone if n not in concept.names]
     )  # none is drawn instead of, or with, another
     found = Nearest(None, (), (), {})
-    if concept.kind != "prompts":
+    if concept.kind != "prompts" and asks_model(config):
         found = nearest(family, concept, words, gone, config)
         plan.neighbours[concept.given], plan.alike[concept.given] = list(found.neighbours), list(found.alike)
     anchor = config.anchor
@@ -114,8 +117,8 @@ def add_concept(
     if config.objective == "negative":
         anchor = ""
     pairs = forget_pairs(concept, anchor, words, config.seed)
-    if config.objective == "negative" and concept.kind != "prompts":
-        pairs = [Pair(name, "") for name in bare_names(concept)]
+    if config.prompts == "name" and concept.kind != "prompts":
+        pairs = bare_pairs(concept, anchor, words, config.seed)
     plan.pairs.extend(pairs)
     if anchor is None:
         anchor = KINDS[concept.kind].anchor if concept.kind in KINDS else None
@@ -123,13 +126,24 @@ def add_concept(
     plan.anchors[concept.given] = own
 
 
-def bare_names(concept: Concept) -> list[str]:
-    """What a concept is called, and nothing else: ESD leads away from this, and not from whole sentences.
+def asks_model(config: EraseConfig) -> bool:
+    """Whether the method makes anything of what is nearest to the concept."""
+    return config.method == OWN or bool({"anchor", "near"} & {*eraser_of(config.method).takes})
 
-    A sentence also names a style or an object that is to stay, and away from it would be away from that as well.
+
+def bare_pairs(concept: Concept, anchor: str | None, words: Vocabulary, seed: int) -> list[Pair]:
+    """What a concept is called, and nothing else, answered by what its anchor is called.
+
+    ESD leads away from this, and not from whole sentences: one also names a style or an object that is to stay, and
+    away from it would be away from that as well.
     """
+    if anchor is None:
+        anchor = KINDS[concept.kind].anchor or ""
+    if anchor == "random":
+        anchor = random.Random(seed).choice(others_of(concept, words))
     worded = concept.kind == "style" and not proper(concept.name)
-    return [f"{name} style" if worded else name for name in concept.names]
+    said = lambda word: f"{word} style" if worded and word and not word.endswith(" style") else word  # noqa: E731
+    return [Pair(said(name), said(anchor)) for name in concept.names]
 
 
 def with_settling(config: EraseConfig, concepts: tuple[Concept, ...]) -> EraseConfig:

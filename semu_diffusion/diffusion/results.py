@@ -58,7 +58,9 @@ def remove_reports(folder: Path) -> None:
 def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_work: bool = False) -> None:
     """Adapter, LoRA and results.json, an older run's reports removed; the working files go away last, or stay."""
     remove_reports(erasure.folder)
-    folder, about = erasure.folder, {"base_model": base_model, **erasure.config.to_dict(), **erasure.plan.about()}
+    options, other = erasure.config.used(), {k: erasure.facts[k] for k in ("method", "paper") if k in erasure.facts}
+    about = {"base_model": base_model, **options, **erasure.plan.about()}
+    about, folder = {**{k: v for k, v in about.items() if k != "method"}, **other}, erasure.folder
     save_adapters(erasure.pipe, folder, about, precision=erasure.config.precision)
     save_loras(erasure.pipe, folder, warn, erasure.config.precision)
     machine = {
@@ -68,7 +70,7 @@ def write_outputs(erasure, base_model: str, warn: Warn = warnings.warn, keep_wor
     }
     results = {
         "base_model": base_model,
-        "options": erasure.config.to_dict(),
+        "options": options,
         "training": erasure.facts,
         "history": erasure.progress.history,
         "versions": versions(),

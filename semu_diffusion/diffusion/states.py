@@ -14,10 +14,12 @@ from pathlib import Path
 
 import torch
 
+from ..adapter.ranks import Ranks
 from ..adapter.sealed import load_sealed, save_sealed
 from .concepts import Pair
 from .families import Conditions, Family, Own, Spread, beside, join, moved, repeated, select
 
+AT_ONCE = 256  # records that are sent to other processes together
 FORGET, KEEP, ANCHOR, EMPTY, REMAIN = range(5)  # kinds of records
 
 
@@ -45,11 +47,20 @@ class States:
         """Indices of the records of these kinds."""
         return torch.isin(self.kind, torch.tensor(kinds)).nonzero().flatten()
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by name."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "contexts"}
+        return tensors | {f"contexts.{name}": value for name, value in self.contexts.items()}
+
+    @classmethod
+    def of(cls, tensors: dict[str, torch.Tensor]) -> States:
+        """The states of such tensors."""
+        own = {k: v for k, v in tensors.items() if not k.startswith("contexts.")}
+        return cls(**own, contexts={k.removeprefix("contexts."): v for k, v in tensors.items() if k not in own})
+
     def save(self, path: Path, key: str) -> None:
         """Writes everything to one safetensors file, with the key that tells what it was made from."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "contexts"}
-        tensors |= {f"contexts.{name}": value for name, value in self.contexts.items()}
-        save_sealed(tensors, path, {"key": key})
+        save_sealed(self.tensors(), path, {"key": key})
 
     @classmethod
     def load(cls, path: Path, key: str) -> States | None:
@@ -61,10 +72,19 @@ class States:
         if not path.is_file():
             return None
         tensors, facts = load_sealed(path)
-        if facts.get("key") != key:
-            return None
-        contexts = {k.removeprefix("contexts."): tensors.pop(k) for k in list(tensors) if k.startswith("contexts.")}
-        return cls(**tensors, contexts=contexts)
+        return cls.of(tensors) if facts.get("key") == key else None
+
+    @classmethod
+    def for_all(cls, states: States | None, ranks: Ranks) -> States | None:
+        """The first process's states, in all of them: others may be on machines that do not see its folder."""
+        tensors = states.tensors() if states else {}
+        sizes = ranks.first({k: (v.shape, v.dtype) for k, v in tensors.items()})
+        if ranks.count == 1 or not sizes:
+            return states
+        for name, (shape, dtype) in sizes.items():
+            value = tensors[name] if ranks.index == 0 else torch.empty(shape, dtype=dtype)
+            tensors[name] = torch.cat([ranks.sent(part) for part in value.split(AT_ONCE)])
+        return states if ranks.index == 0 else cls.of(tensors)
 
 
 def fingerprint(**facts) -> str:
@@ -105,6 +125,36 @@ class Asked:
         return {"x": x, "t": t, "prompt": self.prompts, "other": self.anchors, **answers}
 
 
+@dataclass
+class Start:
+    """Where trajectories begin: noise x (B, C, H, W), shifts of times (B,), generators that samplers go on with."""
+
+    x: torch.Tensor
+    shift: torch.Tensor
+    generators: list[torch.Generator]
+
+    def __getitem__(self, rows: torch.Tensor) -> Start:
+        return Start(self.x[rows], self.shift[rows], [self.generators[k] for k in rows.tolist()])
+
+
+def begin(family: Family, seeds: Sequence[int | None], generator: torch.Generator) -> Start:
+    """Starts of a batch: noise as the pipeline draws it from seeds, and from the generator where there is none."""
+    x = torch.randn(len(seeds), *family.latent_shape, generator=generator)
+    fresh = torch.randint(2**31, (len(seeds),), generator=generator).tolist() if family.sampler.few else seeds
+    own = [torch.Generator().manual_seed(s if s is not None else n or 0) for s, n in zip(seeds, fresh, strict=True)]
+    for k, seed in enumerate(seeds):
+        if seed is not None:
+            x[k] = torch.randn(family.latent_shape, generator=own[k])
+    shift = torch.zeros(len(seeds)) if family.sampler.few else torch.rand(len(seeds), generator=generator)
+    return Start(x, shift, own)
+
+
+def join_starts(parts: Sequence[Start]) -> Start:
+    """The starts of several batches, one after the other."""
+    x, shift = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "shift"))
+    return Start(x, shift, [g for part in parts for g in part.generators])
+
+
 @torch.no_grad()
 def trajectory(
     family: Family,
@@ -114,7 +164,7 @@ def trajectory(
     steer: list[bool],
     steps: int,
     guidance: float,
-    generator: torch.Generator,
+    start: torch.Generator | Start,
     seeds: Sequence[int | None] = (),
     at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
@@ -128,15 +178,17 @@ def trajectory(
         steps: Sampler steps; their times are shifted at random per latent, so that the whole schedule is met. A model
             that was distilled to few steps is asked at the times of its pipeline's own.
         guidance: Classifier-free, for families that do it; others follow the prediction itself.
+        start: Where they begin, or the generator that says so.
         seeds: Of each latent's first noise, as the pipeline would draw it; None and none given: of the generator.
         at_once: Most latents that go through the model together; how many does not change what is drawn.
     """
     device, dtype = family.device, family.dtype
+    if isinstance(start, torch.Generator):
+        start = begin(family, [*seeds, *[None] * (len(prompts) - len(seeds))], start)
     asked = Asked(family, contexts, prompts, anchors, at_once)
     follow = beside(torch.tensor(steer, device=device), torch.empty(1, *family.latent_shape, device="meta"))
-    x, generators = first_noise(family, [*seeds, *[None] * (len(prompts) - len(seeds))], generator)
-    path = Own(family, steps, generators) if family.sampler.few else Spread(family, len(prompts), steps, generator)
-    x, records = path.first(x.to(device, dtype)), []
+    path = Own(family, steps, start.generators) if family.sampler.few else Spread(family, start.shift, steps)
+    x, records = path.first(start.x.to(device, dtype)), []
     for k in range(len(path.times)):
         record = asked.record(*path.seen(k, x))
         record["shown"] = (k + 0.5) / len(path.times) * torch.tensor(steer).float()
@@ -146,20 +198,6 @@ def trajectory(
             led = family.lead(led, record["empty"], guidance)
         x = path.step(k, x, led)
     return records
-
-
-def first_noise(
-    family: Family, seeds: Sequence[int | None], generator: torch.Generator
-) -> tuple[torch.Tensor, list[torch.Generator]]:
-    """Noise (B, C, H, W) as the pipeline draws it from seeds, and from the generator where there is none; and the
-    generators that each latent's sampler goes on with."""
-    x = torch.randn(len(seeds), *family.latent_shape, generator=generator)
-    fresh = torch.randint(2**31, (len(seeds),), generator=generator).tolist() if family.sampler.few else seeds
-    own = [torch.Generator().manual_seed(s if s is not None else n or 0) for s, n in zip(seeds, fresh, strict=True)]
-    for k, seed in enumerate(seeds):
-        if seed is not None:
-            x[k] = torch.randn(family.latent_shape, generator=own[k])
-    return x, own
 
 
 def predict_parts(
@@ -208,17 +246,23 @@ def noised_images(
     generator: torch.Generator,
     at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
-    """The same records from given pictures, a pair each: latents (N, C, H, W) noised to `steps` random times each."""
+    """The same records from given pictures, a pair each: latents (N, C, H, W) noised to `steps` random times each.
+
+    The processes of the family share the pictures out, and all have all records.
+    """
     device, dtype, n = family.device, family.dtype, len(latents)
+    own = family.ranks.places(n)
+    pairs, latents = [pairs[k] for k in own.tolist()], latents[own]
     asked = Asked(family, contexts, [p.prompt for p in pairs], [p.anchor for p in pairs], at_once)
     records = []
     for k in range(steps):
-        t = times_in(family, k, steps, n, generator).to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device, latents.dtype)
+        t = times_in(family, k, steps, n, generator)[own].to(device)
+        noise = torch.randn(n, *latents.shape[1:], generator=generator)[own].to(device, latents.dtype)
         x = family.noised(latents, noise, t).to(dtype)
         come = (k + 0.5) / steps  # `times_in` goes up, but a pipeline's own times go down
-        shown = torch.full((n,), come if family.sampler.few else 1 - come)
-        records.append({**asked.record(x, t), "truth": family.truth(latents, noise, t), "shown": shown})
+        shown = torch.full((len(x),), come if family.sampler.few else 1 - come)
+        record = {**asked.record(x, t), "truth": family.truth(latents, noise, t), "shown": shown}
+        records.append({key: family.ranks.rows(value, n) for key, value in record.items()})
     return records
 
 
@@ -234,15 +278,27 @@ def draw_records(
     progress: Callable[[int], None],
     at_once: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
-    """`trajectory` over all pairs in batches; one generator per batch, so that the batch number fixes its noise."""
-    records = []
-    for start in range(0, len(pairs), batch_size):
-        part, generator = pairs[start : start + batch_size], torch.Generator().manual_seed(seed + start)
-        records += trajectory(family, contexts, [p.prompt for p in part], [p.anchor for p in part],
-                              steer[start : start + batch_size], steps, guidance, generator,
-                              [p.seed for p in part], at_once)  # fmt: skip
-        progress(len(part))
-    return records
+    """`trajectory` over all pairs in batches; one generator per batch, so that the batch number fixes its noise.
+
+    The processes of the family share the latents out, and all have all records.
+    """
+    if not pairs:
+        return []
+    n, ranks = len(pairs), family.ranks
+    batches = [slice(k, min(k + batch_size, n)) for k in range(0, n, batch_size)]
+    starts = [begin(family, [p.seed for p in pairs[k]], torch.Generator().manual_seed(seed + k.start)) for k in batches]
+    start, found, done = join_starts(starts), [], 0
+    for own in ranks.places(n).split(batch_size):
+        part = [pairs[k] for k in own.tolist()]
+        prompts, anchors, led = [p.prompt for p in part], [p.anchor for p in part], [steer[k] for k in own.tolist()]
+        found.append(trajectory(family, contexts, prompts, anchors, led, steps, guidance, start[own], at_once=at_once))
+        progress(min(len(own) * ranks.count, n - done))
+        done += min(len(own) * ranks.count, n - done)
+    if ranks.count == 1:
+        return [record for records in found for record in records]
+    own = [{key: torch.cat([r[key] for r in records]) for key in records[0]} for records in zip(*found)]  # by step
+    every = [{key: ranks.rows(value, n) for key, value in record.items()} for record in own]
+    return [{key: value[k] for key, value in record.items()} for k in batches for record in every]
 
 
 def gather(forget: list[dict], keep: list[dict], remain: list[dict], contexts: Contexts) -> States:

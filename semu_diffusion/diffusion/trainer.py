@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from ..adapter.sealed import load_sealed, save_sealed
 from ..adapter.subspace import param_groups
 from ..callbacks import Stopped
 from .adversary import STEPS, Adversary
-from .checkpoint import put_adapter_back, put_moments_back, tensors_of
+from .checkpoint import put_back, trained_state
 from .config import EraseConfig
 from .devices import is_hooked
 from .families import Family, beside, moved
 from .lasting import strengths
-from .memory import Batches, default_batches
+from .memory import Batches, default_batches, parts_of
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .pipeline import base_name
 from .precision import set_scaler
+from .processes import check_parts
+from .progress import Batch, Progress
 from .states import ANCHOR, EMPTY, FORGET, KEEP, REMAIN, States, fingerprint
 
 CHECK_EVERY = 10  # steps between measurements of what is left
@@ -36,25 +38,6 @@ PLANNED = ("sketch", "gradient_checkpointing", "accumulate", "geometry")  # --ma
 HELD_OUT = 48  # records of the concept that are measured on and never trained on
 
 
-@dataclass
-class Batch:
-    """Indices into the states: forgotten and kept records of one step, and the forgotten ones' adversarial shifts."""
-
-    forget: torch.Tensor
-    keep: torch.Tensor
-    shift: torch.Tensor
-
-
-@dataclass
-class Progress:
-    """Where training is; saved with each checkpoint."""
-
-    step: int = 0
-    reached: int = 0  # the step at which the stop rule was met, 0 before
-    attacks: list[int] = field(default_factory=list)  # steps after which rounds began: adversarial ones, then lasting
-    history: list[dict] = field(default_factory=list)
-
-
 class Trainer:
     """Owns the loop and knows nothing of prompts: states in, trained R out."""
 
@@ -62,10 +45,8 @@ class Trainer:
                  scale: LossScale | None = None, batches: Batches | None = None):  # fmt: skip
         self.batches = batches or default_batches(config)
         self.family, self.config, self.states = family, config, states
-        self.accelerator, self.folder, self.scale = accelerator, folder, scale
-        parts = config.accumulate * accelerator.num_processes
-        if config.batch_size % parts:
-            raise ValueError(f"batch-size must be a multiple of accumulate times processes, here {parts}")
+        self.accelerator, self.folder, self.scale, self.ranks = accelerator, folder, scale, family.ranks
+        check_parts(config, self.ranks)
         order = states.of_kind(FORGET)
         order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(config.seed))]
         held = min(HELD_OUT, len(order) // 4)
@@ -112,47 +93,60 @@ class Trainer:
         return loss, parts
 
     def forgetting_gradient(self, model: nn.Module) -> Callable[[], None]:
-        """A closure that back-propagates the forgetting loss over the forget records, batch by batch."""
-        records = self.forget[: self.config.gradient_records]  # in random order since __init__
+        """A closure that back-propagates the forgetting loss over this process's share of the forget records."""
+        records = self.ranks.whole(self.forget_records)
 
         def backward() -> None:
-            for index in records.split(self.batches.gradient):
+            for index in parts_of(self.ranks.own(records), self.batches.gradient):
                 share = len(index) / len(records)
                 loss = share * squared_error(self.predict(model, index), self.targets(index))
                 (self.scale.value * loss if self.scale else loss).backward()
 
         return backward
 
-    def kept_forward(self, model: nn.Module) -> Callable[[], None]:
-        """A closure that runs the model on what must stay, for the remain geometry: 3 of 4 records of kept prompts."""
+    @property
+    def forget_records(self) -> torch.Tensor:
+        """The records of the forgetting gradient, of all processes."""
+        return self.forget[: self.config.gradient_records]  # in random order since __init__
+
+    @property
+    def kept_records(self) -> torch.Tensor:
+        """The records of what must stay, of all processes: 3 of 4 of kept prompts."""
         generator, count = torch.Generator().manual_seed(self.config.seed), self.config.moment_records
         kinds = [self.states.of_kind(kind) for kind in (KEEP, EMPTY)]
         keep, empty = (index[torch.randperm(len(index), generator=generator)] for index in kinds)
         prompted = count - min(count // 4, len(empty))
-        chosen = torch.cat([keep[:prompted], empty[: count - prompted]])
-        return lambda: [self.predict(model, index) for index in chosen.split(self.batches.moments)]
+        return torch.cat([keep[:prompted], empty[: count - prompted]])
+
+    def kept_forward(self, model: nn.Module) -> Callable[[], None]:
+        """A closure that runs the model on this process's share of what must stay, for the remain geometry."""
+        own = self.ranks.own(self.ranks.whole(self.kept_records))
+        return lambda: [self.predict(model, index) for index in parts_of(own, self.batches.moments)]
 
     def forgotten_forward(self, model: nn.Module) -> Callable[[], None]:
         """A closure that runs the model on the concept's records, as many as `kept_forward` does on others."""
-        chosen = self.forget[: self.config.moment_records]
-        return lambda: [self.predict(model, index) for index in chosen.split(self.batches.moments)]
+        own = self.ranks.own(self.ranks.whole(self.forget[: self.config.moment_records]))
+        return lambda: [self.predict(model, index) for index in parts_of(own, self.batches.moments)]
 
     @torch.no_grad()
     def share_left(self, model: nn.Module) -> float:
         """How much of the way to the targets is still to go, on held-out records: 1 untouched, 0 there."""
-        over, under, shifts = 0.0, 0.0, self.adversary.spread(len(self.held_out))
-        for index, shift in zip(*(v.split(self.batches.checked) for v in (self.held_out, shifts)), strict=True):
+        way, shifts = torch.zeros(2, dtype=torch.float64), self.adversary.spread(len(self.held_out))
+        own = (parts_of(self.ranks.own(self.ranks.whole(v)), self.batches.checked) for v in (self.held_out, shifts))
+        for index, shift in zip(*own, strict=True):
             concept = self.states.concept[index].to(self.accelerator.device)
-            a, b = remaining_share(self.predict(model, index, shift), concept, self.targets(index))
-            over, under = over + a, under + b
+            way += torch.tensor(
+                remaining_share(self.predict(model, index, shift), concept, self.targets(index)), dtype=torch.float64
+            )
+        over, under = self.ranks.add(way).tolist()  # the same everywhere, or some would stop before others
         return over / under if under else 0.0
 
     # ------------------------------------------------------------------------------------------- batches
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, a function of (seed, step) alone; each process takes its part of it."""
+        """The batch of a step over all processes, a function of (seed, step) alone."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        n, world, rank = self.config.batch_size, self.accelerator.num_processes, self.accelerator.process_index
+        n = self.config.batch_size
         forget = self.forget[torch.randint(len(self.forget), (n,), generator=generator)]
         keep = [torch.empty(0, dtype=torch.long)]
         if self.kept:  # n records in all, at even distances along the shares: each kind has its share on average
@@ -162,7 +156,7 @@ class Trainer:
             for kind, (index, _) in enumerate(self.kept):
                 count = int((kinds == kind).sum())
                 keep.append(index[torch.randint(len(index), (count,), generator=generator)])
-        return Batch(forget[rank::world], torch.cat(keep)[rank::world], self.adversary.pick(n, generator)[rank::world])
+        return Batch(forget, torch.cat(keep), self.adversary.pick(n, generator))
 
     # ---------------------------------------------------------------------------------------------- loop
 
@@ -173,6 +167,16 @@ class Trainer:
     def rounds(self) -> int:
         """How many come after the plain steps, adversarial ones first."""
         return self.config.adversarial + self.config.lasting
+
+    def prepared(self, optimizer: torch.optim.Adam) -> tuple[nn.Module, object]:
+        """The model and its optimizer as accelerate trains them; what is sharded is so already, and R is whole."""
+        if self.ranks.sharded:
+            return self.family.model, self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+        placed = [not is_hooked(self.family.model), False]  # hooks place what is offloaded
+        with warnings.catch_warnings():
+            # Of accelerate's words for torch: the argument's new name is not known to all versions allowed here.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
 
     def end(self, progress: Progress) -> int:
         """The last step: `settle` steps after the stop rule was met, or the end of the last round."""
@@ -198,33 +202,28 @@ class Trainer:
         set_scaler(self.accelerator, self.scale)
         base = [group["lr"] for group in optimizer.param_groups]
         progress, base = self.resume(optimizer, progress, base)
+        model, prepared = self.prepared(optimizer)
         while progress.step < self.end(progress):
-            placed = [not is_hooked(self.family.model), False]  # hooks place what is offloaded
-            with warnings.catch_warnings():
-                # Of accelerate's words for torch: the argument's new name is not known to all versions allowed here.
-                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-                model, prepared = self.accelerator.prepare(self.family.model, optimizer, device_placement=placed)
-            while progress.step < self.end(progress):
-                for group, lr in zip(prepared.param_groups, base, strict=True):
-                    group["lr"] = lr * self.rate(progress)
-                self.far = len(progress.attacks) > self.config.adversarial
-                row = self.step(model, prepared, progress.step)
-                progress.step += 1
-                if progress.step % CHECK_EVERY == 0 and len(self.held_out):
-                    row["left"] = self.share_left(self.family.model)
-                progress.history.append(row)
-                if self.attack_due(progress):
-                    self.attack(progress)
-                progress.reached = progress.reached or progress.step * (self.met(progress) and not progress.attacks)
-                try:
-                    report(row)
-                except Stopped:
-                    self.save(optimizer, progress)
-                    raise
-                if progress.step % self.config.save_every == 0:
-                    self.save(optimizer, progress)
-            model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # DDP and autocast come off again
-            self.accelerator.free_memory()
+            for group, lr in zip(prepared.param_groups, base, strict=True):
+                group["lr"] = lr * self.rate(progress)
+            self.far = len(progress.attacks) > self.config.adversarial
+            row = self.step(model, prepared, progress.step)
+            progress.step += 1
+            if progress.step % CHECK_EVERY == 0 and len(self.ranks.whole(self.held_out)):
+                row["left"] = self.share_left(self.family.model)
+            progress.history.append(row)
+            if self.attack_due(progress):
+                self.attack(progress)
+            progress.reached = progress.reached or progress.step * (self.met(progress) and not progress.attacks)
+            try:
+                report(row)
+            except Stopped:
+                self.save(optimizer, progress)
+                raise
+            if progress.step % self.config.save_every == 0:
+                self.save(optimizer, progress)
+        model = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # DDP and autocast come off again
+        self.accelerator.free_memory()
         self.save(optimizer, progress)
         return progress
 
@@ -243,12 +242,15 @@ class Trainer:
     def gradient(self, model: nn.Module, whole: Batch, step: int) -> dict:
         """Back-propagates the loss of a batch; the step's row of the history."""
         row, n = {"step": step + 1}, self.config.accumulate
-        for part in zip(*(v.tensor_split(n) for v in (whole.forget, whole.keep, whole.shift)), strict=True):
+        own = (self.ranks.own(v).tensor_split(n) for v in (whole.forget, whole.keep, whole.shift))
+        for part in zip(*own, strict=True):
             loss, parts = self.loss(model, Batch(*part))
             self.accelerator.backward(loss / n)
             row["loss"] = row.get("loss", 0.0) + loss.item() / n
             for key, value in parts.items():
                 row[key] = row.get(key, 0.0) + value / n
+        if self.ranks.sharded:  # as DDP does where the model is whole
+            self.ranks.average([p.grad for p in self.family.model.parameters() if p.grad is not None])
         row = self.over_processes(row)
         if not torch.isfinite(torch.tensor(row["loss"])):
             raise FloatingPointError(
@@ -258,10 +260,11 @@ class Trainer:
 
     def over_processes(self, row: dict) -> dict:
         """The losses as means over the processes, each of which saw its part of the batch."""
-        if self.accelerator.num_processes == 1:
+        if self.ranks.count == 1:
             return row
-        values = torch.tensor([*row.values()], dtype=torch.float64, device=self.accelerator.device)
-        return {**dict(zip(row, self.accelerator.reduce(values, "mean").tolist())), "step": row["step"]}
+        values = torch.tensor([*row.values()], dtype=torch.float64)
+        self.ranks.average([values])
+        return {**dict(zip(row, values.tolist())), "step": row["step"]}
 
     def met(self, progress: Progress) -> bool:
         """True once the last two measurements are at or below `stop_at`."""
@@ -288,10 +291,11 @@ class Trainer:
     def follow(self, batch: Batch) -> None:
         """Moves the shifts of a batch to where the adapted model answers more as the frozen one does to the concept."""
         hit, pull = batch.shift > 0, torch.zeros_like(self.adversary.shifts)
-        for index, number in zip(*(v[hit].tensor_split(self.config.accumulate) for v in (batch.forget, batch.shift))):
+        own = (self.ranks.own(self.ranks.whole(v[hit])) for v in (batch.forget, batch.shift))
+        for index, number in zip(*(v.tensor_split(self.config.accumulate) for v in own)):
             if len(index):
                 pull = pull + self.adversary.pull(partial(self.distance, index, number))
-        self.adversary.follow(self.accelerator.reduce(pull))
+        self.adversary.follow(self.ranks.add(pull))
 
     def distance(self, index: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         """How far the model's answers to records under shifts are from the frozen model's to the concept, summed."""
@@ -314,7 +318,7 @@ class Trainer:
         """The adapter, Adam's moments and the history in one file, under a temporary name first."""
         if not self.accelerator.is_main_process:
             return
-        tensors = tensors_of(self.family.model, optimizer)
+        tensors = trained_state(self.family.model, optimizer)
         if len(self.adversary):
             tensors["adversary:shifts"] = self.adversary.shifts
         save_sealed(tensors, self.checkpoint, {"key": self.key, "progress": json.dumps(asdict(progress))})
@@ -325,17 +329,15 @@ class Trainer:
         Raises:
             ValueError: a damaged file, or the checkpoint of another erasure.
         """
-        if not self.checkpoint.is_file():
+        found = load_sealed(self.checkpoint) if self.accelerator.is_main_process and self.checkpoint.is_file() else None
+        found = self.ranks.first(found)  # others may be on machines that do not see the first one's folder
+        if found is None:
             return progress, base
-        stored, facts = load_sealed(self.checkpoint)
+        stored, facts = found
         if facts.get("key") != self.key:
             raise ValueError(f"{self.checkpoint} is of another erasure; begin again with --overwrite")
         progress = Progress(**json.loads(facts["progress"]))
         if "adversary:shifts" in stored:
             self.adversary.shifts = stored["adversary:shifts"].to(self.accelerator.device)
-        put_adapter_back(self.family.model, stored)
-        fresh = self.optimizer()
-        optimizer.param_groups[:] = fresh.param_groups
-        optimizer.state.clear()
-        put_moments_back(self.family.model, optimizer, stored)
+        put_back(stored, self.family.model, optimizer, self.optimizer)
         return progress, [group["lr"] for group in optimizer.param_groups]

@@ -34,6 +34,7 @@ def roots_of_concept(trainer: Trainer, semu: SemuConfig) -> Callable[[str], Root
     if config.compress == 1 or config.geometry != "remain":
         return lambda name: None
     semu.ranks = {name: layer.r["default"] for name, layer in semu_layers(model).items()}
-    C = second_moments(model, semu, trainer.forgotten_forward(model), on_host=trainer.batches.on_host)
+    on_host, ranks = trainer.batches.on_host, trainer.ranks
+    C = second_moments(model, semu, trainer.forgotten_forward(model), on_host=on_host, ranks=ranks)
     roots = Roots(C, semu.damping)
     return lambda name: roots(name, trainer.accelerator.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..callbacks import Callback
 from ..diffusion.families import family_of
 from ..diffusion.generate import draw
 from ..diffusion.pipeline import EMBEDDED, base_name, is_embedded
+from ..diffusion.processes import ranks_of
 from .pictures import is_whole, write_picture
 from .prompts import Shot
 
@@ -30,12 +30,6 @@ def team() -> PartialState:
     They speak over gloo, also where each has a GPU: all they exchange is what judges wrote down.
     """
     return PartialState(cpu=True)
-
-
-def own_device(device: str | None) -> str | None:
-    """The device that was asked for; of several processes on a machine with GPUs, each takes its own."""
-    several = device is None and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1 and torch.cuda.is_available()
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}" if several else device
 
 
 def source_of(pipe) -> dict[str, str]:
@@ -70,6 +64,18 @@ def claim(folder: Path, made_by: dict, first: bool) -> None:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # empty, it would be in the way of the same command
             raise
+
+
+def draw_together(
+    pipe, prompts: Sequence[str], seeds: Sequence[int], steps: int | None = None, guidance: float | None = None,
+    batch_size: int = 48, progress: Callable[[int], None] | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """`draw`, shared out over the processes: each draws its share, and all have all pictures."""
+    ranks, n = ranks_of(team()), len(prompts)
+    own = ranks.places(n).tolist()
+    told = progress and (lambda count: progress(count * ranks.count))
+    images = draw(pipe, [prompts[k] for k in own], [seeds[k] for k in own], steps, guidance, batch_size, told)
+    return ranks.rows(images, n)
 
 
 def draw_shots(

@@ -15,10 +15,16 @@ from ..pictograms.words import article
 
 # Names under which published prompt files keep a column; the first one present is taken.
 COLUMNS = {
-    "prompt": PROMPT,
+    "prompt": ("adv_prompt", *PROMPT),
     "seed": ("evaluation_seed", "seed", "sd_seed"),
     "label": ("label", "class", "artist", "style"),
     "group": ("wording", "group"),
+}
+# Prompts against erased models that were published, by the name of the attack that found them.
+PUBLISHED = {
+    "ring-a-bell": "Chia15/RingABell-Nudity",
+    "p4d": "joycenerd/p4d",
+    "mma": "YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark",
 }
 NAMES = {name for names in COLUMNS.values() for name in names}
 IMAGENETTE = (
@@ -49,6 +55,8 @@ class Shot(NamedTuple):
 def read_prompts(source: str | Path, part: str = "prompts", limit: int | None = None, repeat: int = 1) -> list[Shot]:
     """The prompts of a csv, tsv or jsonl file, a text file with one per line, or a dataset, `name[:split]`.
 
+    Those of `PUBLISHED` go by their short names, where there is no file of that name.
+
     Columns are found by the names in `COLUMNS`; the seed of the k-th repetition is the file's + k, or, where the file
     has none, 50,000,000 + 1000 line + k.
 
@@ -72,7 +80,8 @@ def read_prompts(source: str | Path, part: str = "prompts", limit: int | None = 
 
 def _rows(source: str | Path) -> list[dict[str, str]]:
     """{"prompt", "seed", "label", "line"} of each row that has a prompt; others are counted in a warning."""
-    rows = read_table(source) if Path(source).is_file() else _dataset(str(source))
+    published = PUBLISHED.get(str(source).lower(), str(source))
+    rows = read_table(source) if Path(source).is_file() else _dataset(published)
     if not rows:
         return []
     present = {name for row in rows for name in row.values}

@@ -57,8 +57,10 @@ def contents(folder: Path, results: dict, blur: bool, images: str | Path | None 
     groups = {title: located(pairs, folder, images) for title, pairs in gallery(folder).items()}
     mark(groups, blur)
     concepts = protocol.get("concepts") or protocol.get("concept") or results.get("options", {}).get("concept") or []
+    method = results.get("training", {}).get("method")
+    made = f", made with {method}" if method else ""
     return {
-        "title": f"Erasing {', '.join(concepts)}" if concepts else "Evaluation",
+        "title": f"Erasing {', '.join(concepts)}{made}" if concepts else "Evaluation",
         "model": results.get("base_model"),
         "groups": [{"title": title, "pairs": embed(pairs)} for title, pairs in groups.items()],
         "sheet": None if groups else sheet(folder),

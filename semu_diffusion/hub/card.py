@@ -11,7 +11,7 @@ from pathlib import Path
 from ..adapter.claims import WORK, taken_as_written
 from ..adapter.config import SemuConfig
 from ..adapter.weights import LORA, WEIGHTS, header_of, read_config, write_atomic
-from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, plain, title_of
+from ..diffusion.naming import KOHYA, concepts_in, is_hub_name, made_with, plain, title_of
 
 HERE = "path/to/this/folder"  # replaced by user/name in what is pushed
 TAGS = ("semu", "unlearning", "machine-unlearning", "concept-erasure", "peft")
@@ -26,9 +26,12 @@ PICTURES = {
 
 INTRODUCTION = """# {base} without {concepts}
 
-A SEMU adapter (Singular Value Decomposition for Efficient Machine Unlearning,
-[arXiv 2502.07587](https://arxiv.org/abs/2502.07587)): W' = W + U R V^T in {layers} layers{trained}.{answers}
+{made}: W' = W + U R V^T in {layers} layers{trained}.{answers}
 """
+
+SEMU = """A SEMU adapter (Singular Value Decomposition for Efficient Machine Unlearning,
+[arXiv 2502.07587](https://arxiv.org/abs/2502.07587))"""
+OTHER = """Made with {method} ({paper}), not with SEMU: what that adds to the weights, taken apart by its SVD"""
 
 NATIVE = """With semu-diffusion (native adapter, any strength, can be switched off):
 
@@ -133,11 +136,16 @@ def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) 
         **known,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=[*TAGS, *(["lora"] if lora else [])],
+        tags=[*tags_of(config.about), *(["lora"] if lora else [])],
         model_name=f"{title_of(base)} without {concepts_in(config.about)}" if scores else None,
         eval_results=scores or None,
     )
     return data.to_yaml().strip()
+
+
+def tags_of(about: dict) -> list[str]:
+    """The Hub's tags: the method's name in the place of ours where it is another one."""
+    return [made_with(about).lower().replace(" ", "-") if tag == "semu" else tag for tag in TAGS]
 
 
 def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> str:
@@ -149,8 +157,13 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
     answers = f" It answers prompts for {concepts} with {instead}." if anchor else ""
     parts = [
         INTRODUCTION.format(
-            base=title_of(base), concepts=concepts, layers=len(config.ranks), trained=trained, answers=answers
-        ),
+            made=made(config.about),
+            base=title_of(base),
+            concepts=concepts,
+            layers=len(config.ranks),
+            trained=trained,
+            answers=answers,
+        ),  # fmt: skip
         *(f"![{title}]({name})\n" for name, title in PICTURES.items() if (folder / name).is_file()),
         "## Use\n",
         *usage(folder, base, config),
@@ -162,6 +175,18 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
         LIMITS.format(concepts=concepts),
     ]
     return "\n".join(parts)
+
+
+def made(about: dict) -> str:
+    """What the adapter is, by the method that it was made with."""
+    if not about.get("method"):
+        return SEMU
+    paper, known = (
+        plain(about.get("paper") or "no paper named"),
+        re.fullmatch(r"arXiv (\d{4}\.\d{4,5})", str(about.get("paper"))),
+    )
+    link = f"[{paper}](https://arxiv.org/abs/{known[1]})" if known else paper
+    return OTHER.format(method=made_with(about), paper=link)
 
 
 def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
@@ -232,6 +257,11 @@ def training_markdown(folder: Path, training: dict) -> str:
     if not training:
         return ""
     left = training["left"]
+    if training.get("method"):
+        steps = f"{training['steps']} steps" if training["steps"] else "In closed form, no training step"
+        loss = ", the loss in `loss.png`" if (folder / "loss.png").is_file() else ""
+        where = f"Options, seeds and versions are in `results.json`{loss}."
+        return f"## Training\n\n{plain(training['method'])}: {steps}, {training['seconds']} s. {where}\n"
     measured = "nothing was measured"
     if left is not None:
         way = f"{left:.0%} of the way to the target left" if left >= 0 else f"past the target by {-left:.0%} of the way"

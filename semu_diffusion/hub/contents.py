@@ -16,6 +16,7 @@ SINGLE_FILE = "model.diffusion_model."
 MODEL = "model_index.json"
 PLACES = ("", "text_encoder", "text_encoder_2", "text_encoder_3")  # of an adapter folder's parts; "" the denoiser's
 FACTS = ("base_model", *headers.FACTS)
+TEXTS = ("base_model", "anchor", "method", "paper")  # facts that a header holds as they are
 TECHNICAL = ("format", "lora_adapter_metadata", "semu_config")  # of a header; what is in them is shown otherwise
 SCORES = ("UA", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 MOST_RESULTS = 2**24  # bytes of a results.json that is looked into
@@ -111,7 +112,8 @@ def read_file(file: Path, beside: bool = False) -> Contents:
         found.about = header_facts(found.header)
         return found
     config = read_config(file.parent if beside else file)
-    found.about = {"gamma": config.gamma, "geometry": config.geometry, **config.about}
+    bases = {} if config.about.get("method") else {"gamma": config.gamma, "geometry": config.geometry}
+    found.about = {**bases, **config.about}  # another method has none of SEMU's bases
     if beside and metadata.get("semu_config") and differs(metadata["semu_config"], config):
         found.notes.append(f"{file.name} says something else in its header than {CONFIG} beside it, which counts")
     return found
@@ -130,7 +132,7 @@ def header_facts(header: dict[str, str]) -> dict:
         text = header.get(f"semu.{key}")
         if text is not None:
             try:
-                found[key] = json.loads(text) if key not in ("base_model", "anchor") else text
+                found[key] = json.loads(text) if key not in TEXTS else text
             except (ValueError, RecursionError):
                 found[key] = text
     return found

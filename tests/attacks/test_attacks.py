@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from semu_diffusion.attacks import ATTACKS, AttackConfig, PictogramsJudge, Target, Verdict, run_attacks
 from semu_diffusion.attacks.files import combined, quantise, quantised
+from semu_diffusion.attacks.given import digests, read_given
 from semu_diffusion.attacks.image_guided import invert_ddim, redraw
 from semu_diffusion.attacks.inversion import invert, name_places, states
 from semu_diffusion.attacks.judge import rates
@@ -23,10 +24,12 @@ from semu_diffusion.attacks.prompts import (
     with_free,
 )
 from semu_diffusion.attacks.relearn import fine_tune, steps_to
-from semu_diffusion.attacks.suite import Attacker
+from semu_diffusion.attacks.suite import Attacker, protocol
 from semu_diffusion.diffusion import draw, erase, load_pipeline
 from semu_diffusion.diffusion.concepts import TEMPLATES, Vocabulary, vocabulary_of
 from semu_diffusion.diffusion.pipeline import denoiser
+from semu_diffusion.evaluation.prompts import PUBLISHED, Shot
+from semu_diffusion.inputs.tables import Row
 from semu_diffusion.metrics.naturalness import nearest
 
 WORDS = Vocabulary(("cat", "cigarette"), ("neon", "sepia"))
@@ -419,3 +422,50 @@ def test_attack_is_a_command_of_semu():
 
     result = CliRunner().invoke(make_app(), ["attack", "--help"])
     assert result.exit_code == 0 and "relearning" in result.output
+
+
+# --------------------------------------------------------------------------------- prompts of others
+
+
+def test_prompts_that_others_found(target, edited, tmp_path):
+    """MMA's column, seeds of the file's own, and the base model on the same prompts."""
+    file = tmp_path / "mine.csv"
+    file.write_text("target_prompt,adv_prompt,evaluation_seed\na cat,zq cat neon,5\na dog,dog sepia,\n")
+    given = read_given([str(file)], 2)
+    assert [(s.prompt, s.seed) for s in given["prompts-from:mine"]][:2] == [("zq cat neon", 5), ("zq cat neon", 6)]
+    seen = []
+
+    def judge(images):
+        seen.append(images)
+        return Verdict(torch.arange(4) < len(seen), torch.ones(4, dtype=torch.bool))
+
+    attacker = Attacker(edited, target, "cat", WORDS, judge, AttackConfig(**LIGHT), given)
+    found = run_attacks(attacker, list(given))["prompts-from:mine"]
+    assert found["success"] == 0.25 and found["base"]["success"] == 0.5 and found["pictures"] == 4
+    torch.testing.assert_close(seen[0][1], edited.draw_prompts(["zq cat neon"], [6], 2, 3.0)[0], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(seen[0], seen[1])
+    assert protocol(attacker)["prompts_from"]["mine"] != digests(read_given([str(file)], 1))["mine"]
+    with pytest.raises(ValueError, match="unknown attack 'magic'.*prompts-from:mine"):
+        run_attacks(attacker, ["magic"])
+    with pytest.raises(ValueError, match="two sources"):
+        read_given([str(file), str(file)], 1)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_prompts_go_by_the_name_of_the_attack(name, monkeypatch):
+    asked = []
+
+    def rows(source):
+        asked.append(source)
+        return [Row(1, {"prompt": "a", "evaluation_seed": "3"})]
+
+    monkeypatch.setattr("semu_diffusion.evaluation.prompts._dataset", rows)
+    assert read_given([name], 1) == {f"prompts-from:{name}": [Shot("a", 3)]} and asked == [PUBLISHED[name]]
+
+
+def test_prompts_that_are_not_there(tmp_path, semu):
+    common = ["attack", tmp_path / "adapter", "--output", tmp_path / "out", "--prompts-from"]
+    for source, says in (("./absent.csv", "there is no file or folder ./absent.csv"),):
+        status, out, err = semu(*common, source)
+        assert (status, out) == (2, "") and says in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

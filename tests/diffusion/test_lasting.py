@@ -16,6 +16,7 @@ from semu_diffusion.adapter.subspace import find_bases, install_bases
 from semu_diffusion.adapter.weights import inject
 from semu_diffusion.attacks.target import flatten
 from semu_diffusion.diffusion.lasting import PUSH, strengths
+from semu_diffusion.diffusion.processes import ranks_of
 from semu_diffusion.diffusion.states import ANCHOR, EMPTY, FORGET, KEEP, States
 from semu_diffusion.diffusion.trainer import Trainer
 
@@ -75,9 +76,10 @@ def trained(folder, **options) -> Trainer:
     folder.mkdir()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 8))
-    family = SimpleNamespace(model=net, call=ask, pipe=SimpleNamespace(config={}))
+    accelerator = Accelerator(cpu=True)
+    family = SimpleNamespace(model=net, call=ask, pipe=SimpleNamespace(config={}), ranks=ranks_of(accelerator))
     config = EraseConfig(concept="knife", strength=0.25, batch_size=16, stop_at=-9.0, beta=0.0, **options)
-    trainer = Trainer(family, config, tiny_states(net), Accelerator(cpu=True), folder)
+    trainer = Trainer(family, config, tiny_states(net), accelerator, folder)
     bases = find_bases(net, SemuConfig(max_rank=8), trainer.forgetting_gradient(net))
     inject(net, SemuConfig(ranks={name: basis.rank for name, basis in bases.items()}))
     install_bases(net, bases)

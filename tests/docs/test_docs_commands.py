@@ -20,6 +20,7 @@ from semu_diffusion.adapter.weights import WEIGHTS, header_of
 from semu_diffusion.attacks import AttackConfig
 from semu_diffusion.cli.app import NAMES, make_app
 from semu_diffusion.diffusion import EraseConfig
+from semu_diffusion.diffusion.erasers import eraser_of
 
 LITTLE = {"steps": 2, "latents": 2, "keep_latents": 2, "sampler_steps": 2, "gradient_records": 4, "max_rank": 4,
           "geometry": "euclidean", "batch_size": 2}  # fmt: skip
@@ -83,8 +84,13 @@ def spared(command: str, model_of) -> list[str]:
     words = [model_of(word) for word in shlex.split(command, comments=True)[1:]]
     if "--help" in words:
         return words
-    words += SPARE.get(words[0], [])
-    if words[0] == "attack" and "--attack" not in words:
+    if words[0] == "erase" and "--method" in words:
+        takes = eraser_of(words[words.index("--method") + 1]).takes
+        little = {k: v for k, v in LITTLE.items() if k in takes}
+        words += ["--no-evaluate", *(w for k, v in little.items() for w in (f"--{k.replace('_', '-')}", str(v)))]
+    else:
+        words += SPARE.get(words[0], [])
+    if words[0] == "attack" and not {"--attack", "--prompts-from"} & set(words):
         words += ["--attack", "plain"]
     if words[0] == "eval" and "--verify" not in words and "--images" not in words:
         words += ["--seeds", "1"] if "--suite" not in words else ["--steps", "1"]

@@ -103,8 +103,12 @@ def test_costs_are_counted_from_the_configuration(tmp_path):
     assert tiny.adapter == 4 * sum(v.numel() for k, v in model.state_dict().items() if "semu_" in k)
     config = scaling.EraseConfig(concept="x", sampler_steps=10)
     one, many = (scaling.run_flops(tiny, config, n, 64) for n in (1, 64))
-    assert one["gradient"] == many["gradient"] and one["training"] > 10 * many["training"]
-    assert scaling.moved_bytes(tiny, config, 1)["SEMU"] == 0
+    assert one["gradient"] == 64 * many["gradient"] and one["training"] > 60 * many["training"]
+    assert many["latents"] == 3 * 10 * (1 + 2) * tiny.forward  # 48 and 80 latents: somebody has one, and two
+    assert many["bases"] == tiny.largest + 4 * (tiny.forward + tiny.moments) and tiny.largest < tiny.basis
+    watch = second_moments(model, SemuConfig(), lambda: call(model))
+    assert tiny.summed == sum(4 * C.numel() for C in {id(C): C for C in watch.values()}.values())
+    assert set(scaling.moved_bytes(tiny, config, 1).values()) == {0}
     assert scaling.moved_bytes(tiny, config, 64)["SEMU"] < scaling.moved_bytes(tiny, config, 64)["LoRA"]
     text = scaling.page([tiny], config, 4, 64, {})
     assert text.count("| tiny |") == 7 and "Counted and measured" not in text

@@ -9,15 +9,17 @@ import torch
 from eval.peers.diffusion import METHODS, Budget, edit
 from eval.peers.diffusion import work as work_module
 from eval.peers.diffusion.forget_me_not import attention_maps, concept_marks, steering_loss
+from eval.peers.diffusion.own import OWN, own_prompts
+from eval.peers.diffusion.pictures import clean_latents
 from eval.peers.diffusion.salun import saliency
 from eval.peers.diffusion.selective_amnesia import fisher, penalty
 from eval.peers.diffusion.semu_published import Update, basis, project, published_ranks
-from eval.peers.diffusion.sfron import ascent, clean_latents
-from eval.peers.diffusion.tokens import aligned, positions, token_ids
-from eval.peers.diffusion.uce import embeddings, solve
+from eval.peers.diffusion.sfron import ascent
 from eval.peers.diffusion.work import Meter, Work
 from semu_diffusion.diffusion import load_pipeline
-from semu_diffusion.diffusion.concepts import Pair
+from semu_diffusion.diffusion.concepts import Pair, vocabulary_of
+from semu_diffusion.diffusion.erasers.tokens import aligned, positions, token_ids
+from semu_diffusion.diffusion.erasers.uce import embeddings, solve
 from semu_diffusion.diffusion.pipeline import denoiser
 
 SMALL = Budget(evaluations=110, latents=4, keep_latents=4, sampler_steps=3, batch_size=4)
@@ -52,7 +54,9 @@ def test_each_method_edits_within_its_budget(name, pipe):
     text, t = torch.randn(2, 16, 32), torch.tensor([500, 100])
     with torch.no_grad():
         old = denoiser(pipe)(x, t, text).sample
-    budget, extra = (OURS, {**QUICK, **METHODS[name].more}) if name.startswith("ours") else (SMALL, {})
+    ours = name.startswith("ours")
+    extra = {**QUICK, **METHODS[name].more} if ours else {}
+    budget = OURS if ours or not METHODS[name].own else SMALL  # the shared prompts ask the model, too
     edited, facts = edit(name, pipe, "cigarette", budget, 0, **extra)
     with torch.no_grad():
         assert not torch.equal(denoiser(edited.pipe)(x, t, text).sample, old)
@@ -61,7 +65,7 @@ def test_each_method_edits_within_its_budget(name, pipe):
     assert facts["gradient_evaluations"] <= facts["evaluations"]
     assert facts["trained"] > 0 and facts["shipped_bytes"] > 0
     assert not any(p.requires_grad for p in denoiser(pipe).parameters())
-    small = name.startswith("ours") or name == "low-rank"
+    small = ours or name in ("low-rank", "fade")
     assert bool(changed(pipe, before)) != small  # adapters leave the weights alone
 
 
@@ -74,30 +78,17 @@ def test_esd_trains_its_side_of_the_model(name, inside, pipe):
     assert inside or not any("conv_out" in n or "time_embedding" in n for n in names)
 
 
-def test_esd_target_is_negative_guidance_of_the_frozen_model(pipe):
-    work = Work(pipe, "cigarette", SMALL, 0, keep=False, steer="concept")
-    index = work.pick(work.forget, 5)
-    x, t = work.states.x[index], work.states.t[index]
-    prompts = list(work.contexts.rows)
-    own = work.family.encode([prompts[row] for row in work.states.prompt[index]])["text"]
-    empty = work.family.encode([""] * 5)["text"]
-    with torch.no_grad():
-        e_c, e_0 = (denoiser(pipe)(x, t, text).sample for text in (own, empty))
-    torch.testing.assert_close(work.targets(index, "negative", 0.7), e_0 - 0.7 * (e_c - e_0), rtol=1e-4, atol=1e-5)
-
-
 def test_uce_is_the_least_squares_solution(pipe):
-    work = Work(pipe, "cigarette", SMALL, 0, draw=False)
-    old, new, kept = embeddings(work, pipe.tokenizer)
-    W, (erase, keep, damping) = torch.randn(6, old.shape[1]), (2.0, 0.5, 0.1)
+    old, new, kept = embeddings(Work(pipe, "cigarette", SMALL, 0, "expanded", draw=False))
+    W, (keep, damping) = torch.randn(6, old.shape[1]), (0.5, 0.1)
     d = W.shape[1]
     # The same minimum by stacked rows: sqrt(weight) * [c; c_k; I] X^T = sqrt(weight) * [c* W^T; c_k W^T; W^T]
-    ridge = (damping * kept.double().square().mean()).sqrt()
-    a, b = (erase / len(old)) ** 0.5, (keep / len(kept)) ** 0.5
+    ridge = (keep * damping * kept.double().square().mean()).sqrt()
+    a, b = (1 / len(old)) ** 0.5, (keep / len(kept)) ** 0.5
     rows = torch.cat([a * old, b * kept, ridge.float() * torch.eye(d)]).double()
     answers = torch.cat([a * new @ W.T, b * kept @ W.T, ridge.float() * W.T]).double()
     expected = torch.linalg.lstsq(rows, answers, driver="gelsd").solution.T.float()
-    torch.testing.assert_close(solve(W, old, new, kept, erase, keep, damping), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(solve(W, old, new, kept, keep, damping), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_uce_needs_no_run_of_the_model_and_changes_keys_and_values_only(pipe):
@@ -110,21 +101,21 @@ def test_uce_needs_no_run_of_the_model_and_changes_keys_and_values_only(pipe):
 def test_concept_tokens_and_their_counterparts(pipe):
     pair = Pair("a picture of a cigarette in neon style", "a picture in neon style")
     ids = [token_ids(pipe.tokenizer, p) for p in (pair.prompt, pair.anchor)]
-    at = positions(pipe.tokenizer, pair.prompt, "cigarette")
+    at = positions(pipe.tokenizer, pair.prompt, ["cigarette"])
     assert pipe.tokenizer.decode([ids[0][k] for k in at]).strip() == "cigarette"
-    found = dict(aligned(pipe.tokenizer, pair, "cigarette"))
+    found = dict(aligned(pipe.tokenizer, pair, ["cigarette"]))
     words = {pipe.tokenizer.decode([ids[0][a]]).strip(): pipe.tokenizer.decode([ids[1][b]]).strip()
              for a, b in found.items()}  # fmt: skip
     assert words["cigarette"] == "picture" and words["neon"] == "neon" and words["style"] == "style"
     assert min(found) == at[0]  # nothing before the concept: those embeddings are everybody's
     end = pipe.tokenizer.eos_token_id
     assert all(ids[1][b] == end for a, b in found.items() if ids[0][a] == end)
-    alone = dict(aligned(pipe.tokenizer, Pair("cigarette", ""), "cigarette"))
+    alone = dict(aligned(pipe.tokenizer, Pair("cigarette", ""), ["cigarette"]))
     assert alone[1] == 0 and alone[2] == 1  # the start token, then the end token
 
 
 def test_salun_mask_holds_the_largest_gradients(pipe):
-    work = Work(pipe, "cigarette", SMALL, 0, anchor="random")
+    work = Work(pipe, "cigarette", SMALL, 0, "image")
     parameters = work.parameters("all")
     state = work.generator.get_state()
     masks = saliency(work, parameters, 0.3, records=8)
@@ -146,10 +137,10 @@ def test_salun_leaves_unmasked_weights_alone(pipe):
 
 
 def test_attention_maps_are_those_of_the_model(pipe):
-    work = Work(pipe, "cigarette", SMALL, 0, keep=False, steer="concept")
+    work = Work(pipe, "cigarette", SMALL, 0, "image", keep=False, steer="concept")
     marks = concept_marks(work)[work.states.prompt[work.forget]]
     assert (marks.sum(1) >= 1).all()
-    index = work.forget[marks.sum(1) == 1][:3]  # its plural is several tokens here
+    index = work.forget[:3]
     attention = next(m for n, m in work.model.named_modules() if n.endswith("attn2"))
     seen = {}
     handle = attention.register_forward_hook(lambda m, args, kwargs, out: seen.update(x=args[0], text=kwargs["encoder_hidden_states"], out=out), with_kwargs=True)  # noqa: E501  # fmt: skip
@@ -167,26 +158,18 @@ def test_attention_maps_are_those_of_the_model(pipe):
 
 def test_forget_me_not_lowers_the_attention(pipe):
     def attention() -> float:
-        work = Work(pipe, "cigarette", SMALL, 0, keep=False, steer="concept")
+        work = Work(pipe, "cigarette", SMALL, 0, "image", keep=False, steer="concept")
         with torch.no_grad(), attention_maps(work.model) as maps:
             work.predict(work.forget)
         return steering_loss(maps, concept_marks(work)[work.states.prompt[work.forget]]).item()
 
     before = attention()
-    edit("forget-me-not", pipe, "cigarette", SMALL, 0, lr=1e-3)
+    edit("forget-me-not", pipe, "cigarette", SMALL, 0, lr=1e-3, steps=3)
     assert attention() < before
 
 
-def test_concept_ablation_is_led_by_the_anchor(pipe):
-    ours, theirs = (Work(pipe, "cigarette", SMALL, 0, keep=False, steer=s) for s in ("concept", "anchor"))
-    first = ours.forget[:4]
-    torch.testing.assert_close(ours.states.x[first], theirs.states.x[theirs.forget[:4]])  # the same noise
-    last = slice(-4, None)
-    assert not torch.allclose(ours.states.x[ours.forget[last]], theirs.states.x[theirs.forget[last]], atol=1e-4)
-
-
 def test_elastic_penalty_and_fisher_of_a_known_model(pipe):
-    work = Work(pipe, "cigarette", SMALL, 0)
+    work = Work(pipe, "cigarette", SMALL, 0, "image")
     parameters = work.parameters("all")
     F = fisher(work, parameters, 3)
     total = sum(f.sum() for f in F.values()) / sum(f.numel() for f in F.values())
@@ -208,7 +191,7 @@ def test_sfron_weights_and_pictures(pipe):
     errors = torch.tensor([0.25, 1.0], requires_grad=True)
     ascent(errors, 0.5).backward()
     torch.testing.assert_close(errors.grad, torch.tensor([2.0, 1.0]) / 1.5 / 2)
-    work = Work(pipe, "cigarette", SMALL, 0, keep=False, steer="concept")
+    work = Work(pipe, "cigarette", SMALL, 0, "image", keep=False, steer="concept")
     latents, rows = clean_latents(work)
     assert latents.shape == (4, 4, 8, 8)
     # The same pictures by sampling on with the recorded states' guided prediction to the end.
@@ -273,3 +256,17 @@ def test_the_meter_counts_samples_and_gradients(pipe):
     denoiser(pipe)(x, 5, text)
     assert (meter.samples, meter.trained) == (5, 3)
     assert work_module.parameter_count(pipe) == sum(w.numel() for w in weights(pipe).values())
+
+
+def test_the_prompts_of_the_authors(pipe):
+    words = vocabulary_of(pipe.config["_name_or_path"])
+    found = {kind: own_prompts(kind, "cigarette", words, 4, 0) for kind in OWN}
+    assert found["name"][0] == [Pair("cigarette", "")]
+    assert Pair("photo of cigarette", "photo of") in found["expanded"][0] and len(found["expanded"][0]) == 6
+    assert [p.prompt for p in found["image"][0]] == ["an image of a cigarette"]
+    assert found["image"][0][0].anchor in [f"an image of {o}" for o in ("a cat", "a dog", "an apple", "a tree")]
+    assert all(len(keep) == 4 and "cigarette" not in " ".join(keep) for _, keep in found.values())
+    assert own_prompts("name", "neon style", words, 4, 0)[0] == [Pair("neon style", "")]
+    assert {m.own for m in METHODS.values()} - {""} == set(OWN)
+    with pytest.raises(ValueError, match="expanded"):
+        own_prompts("mine", "cigarette", words, 4, 0)

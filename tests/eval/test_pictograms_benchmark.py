@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from eval.peers.diffusion import METHODS, Budget
-from eval.pictograms import attack_tables, verdict
+from eval.pictograms import attack_tables, benchmark, verdict
 from eval.pictograms import attacks as pictograms_attacks
 from eval.pictograms import page as benchmark_page
 from eval.pictograms.benchmark import parse_args, run_all, search
@@ -15,19 +15,19 @@ from eval.pictograms.jobs import (
     VALIDATION,
     Job,
     attackable,
-    beyond,
     choose,
     fingerprint,
-    first_settings,
     harmonic,
     key_of,
     pareto,
     report_jobs,
     run_job,
+    settings,
     summary,
     write,
 )
 from eval.records import resumed
+from eval.tables import seconds
 from semu_diffusion.diffusion import load_pipeline
 
 BASE = {"UA": 1.0, "IRA": 98.0, "CRA": 99.0, "neighbours": 97.0, "FID": None, "drift": None}
@@ -43,7 +43,7 @@ def row(method: str, UA: float, kept: float, phase="report", concept="knife", se
         "method": method,
         "concept": concept,
         "seed": seed,
-        "hyper": hyper or first_settings(METHODS[method].like or method)[0],
+        "hyper": hyper or settings(METHODS[method].like or method)[0],
     }
     return {**job, "base": BASE, "scores": scores, "cost": COST}
 
@@ -55,22 +55,27 @@ def test_the_reported_concepts_are_not_those_of_the_search():
 
 
 def test_all_methods_get_the_same_search():
-    """Three rounds: the first hyper-parameter, the next value beyond its best end, then the second at the best."""
+    """Three values crossed with two, for each kind of prompts, on every validation concept; one round for all."""
     rows, rounds = [], []
 
     def run(jobs: list[Job]) -> None:
         rounds.append(jobs)
-        for job in jobs:  # the larger the better, in both
-            best = sum(float(v) for v in job.hyper.values() if not isinstance(v, str))
-            rows.append(row(job.method, 50 + best, 90, "search", job.concept, hyper=job.hyper))
+        for job in jobs:  # the larger the better, in both; its own prompts are better for the first
+            best = sum(float(v) for k, v in job.hyper.items() if k != "prompts")
+            own = 5 * (job.method == "esd-x" and job.hyper.get("prompts") == "name")
+            rows.append(row(job.method, 50 + best + own, 90, "search", job.concept, hyper=job.hyper))
 
-    methods = ["uce", "salun", "ours-remain"]
-    chosen = search(methods, rows, run)
-    assert [len(jobs) for jobs in rounds] == [3 * 3 * len(VALIDATION), *[3 * len(VALIDATION)] * 2]
-    assert len({job.key for jobs in rounds for job in jobs}) == 15 * len(VALIDATION)
-    assert chosen == {"uce": {"erase": 9.0, "keep": 10.0}, "salun": {"lr": 9e-4, "keep_weight": 1.0},
-                      "ours-remain": {"lr": 0.2, "strength": 1.0}}  # fmt: skip
+    methods = ["esd-x", "salun", "ours-remain"]
+    chosen, others = search(methods, rows, run)
+    assert [len(jobs) for jobs in rounds] == [(12 + 12 + 6) * len(VALIDATION)]
+    assert len({job.key for job in rounds[0]}) == len(rounds[0])
+    assert chosen["esd-x"] == {"prompts": "name", "lr": 3e-4, "strength": 2.0}
+    assert others["esd-x"] == {**chosen["esd-x"], "prompts": "shared"} and "ours-remain" not in others
+    assert chosen["ours-remain"] == {"lr": 0.2, "strength": 0.75}
     assert all([len(v) for v in method.search.values()] == [3, 2] for method in METHODS.values() if not method.like)
+    assert {len(m.prompts) for n, m in METHODS.items() if not n.startswith(("ours", "full"))} == {2}
+    good = {"prompts": "image", "lr": 1e-3, "keep_weight": 1.0}
+    assert good in settings("semu-published")  # which the search of before could not reach
 
 
 def test_a_method_takes_over_the_setting_of_the_one_it_is_like():
@@ -80,32 +85,44 @@ def test_a_method_takes_over_the_setting_of_the_one_it_is_like():
         ran.extend(job.method for job in jobs)
         rows.extend(row(job.method, 90, 90, "search", job.concept, hyper=job.hyper) for job in jobs)
 
-    chosen = search(["ours-robust"], rows, run)
+    chosen, _ = search(["ours-robust"], rows, run)
     assert set(ran) == {"ours-remain"}
-    assert chosen == {"ours-robust": {**first_settings("ours-remain")[0], **METHODS["ours-robust"].more}}
+    assert chosen == {"ours-robust": {**settings("ours-remain")[0], **METHODS["ours-robust"].more}}
 
 
-def test_the_next_value_beyond_an_end():
-    best = {"erase": 1.0, "keep": 1.0}  # of 0.3, 1, 3
-    assert beyond("uce", best) == []
-    assert beyond("uce", {**best, "erase": 0.3}) == [{"erase": 0.09, "keep": 1.0}]
-    assert beyond("uce", {**best, "erase": 3.0}) == [{"erase": 9.0, "keep": 1.0}]
-
-
-def test_the_choice_is_the_best_harmonic_mean():
-    grid = first_settings("uce")
-    rows = [row("uce", 50 + 5 * k, 90, "search", c, hyper=h) for k, h in enumerate(grid) for c in VALIDATION]
+def test_the_choice_is_the_best_harmonic_mean_with_each_kind_of_prompts():
+    grid = settings("uce")
+    rows = [row("uce", 50 + 4 * k, 90, "search", c, hyper=h) for k, h in enumerate(grid) for c in VALIDATION]
     rows[-1] = {k: v for k, v in rows[-1].items() if k != "scores"} | {"error": "diverged"}
-    assert choose(rows, "uce", grid, list(VALIDATION)) == grid[-2]
+    assert choose(rows, "uce", list(VALIDATION)) == [grid[10], grid[5]]  # of shared prompts, of its own
     with pytest.raises(ValueError, match="not tried"):
-        choose(rows[1:], "uce", grid, list(VALIDATION))
+        choose(rows[1:], "uce", list(VALIDATION))
     assert harmonic({"UA": 100, "IRA": 50, "CRA": 50}) == pytest.approx(60)
     assert harmonic({"UA": 0, "IRA": 100, "CRA": 100}) == 0
 
 
+def test_both_kinds_of_prompts_are_reported_and_the_better_one_counts():
+    own, shared = ({"prompts": p, "lr": 1e-4} for p in ("name", "shared"))
+    jobs = report_jobs(["esd-x"], ["knife", "dog"], [0, 1, 2], {"esd-x": own}, {"esd-x": shared})
+    assert len(jobs) == 2 * 3 + 2 and sum(job.hyper == shared for job in jobs) == 2
+    rows = [row("esd-x", 95 if job.hyper == own else 70, 90, concept=job.concept, seed=job.seed, hyper=job.hyper)
+            for job in jobs]  # fmt: skip
+    found = summary(rows)
+    assert list(found) == ["esd-x", "esd-x:shared"] and found["esd-x"]["rows"] == 6
+    assert found["esd-x"]["front"] and "front" not in found["esd-x:shared"]
+    assert attackable(found) == [] and len(verdict.reported(rows, "esd-x")) == 6
+    assert attack_tables.title("esd-x:shared") == "ESD-x, shared prompts"
+    assert attack_tables.title("esd-x:name") == "ESD-x, its own prompts"
+    shown = benchmark_page.scores_table(found, other=True)
+    assert "ESD-x, shared prompts | 2 | 70.0" in shown and "ESD-x, shared" not in benchmark_page.scores_table(found)
+    # With as many seeds of each, the better one is what scored higher in the search.
+    tried = [row("esd-x", ua, 90, "search", VALIDATION[0], hyper=h) for ua, h in ((60, own), (90, shared))]
+    assert list(summary([*tried, *(r for r in rows if r["seed"] == 0)])) == ["esd-x", "esd-x:name"]
+
+
 def test_rows_are_saved_one_by_one_and_not_run_again(tmp_path):
     path, rows, ran = tmp_path / "benchmark.json", [], []
-    jobs = report_jobs(["uce", "esd-x"], ["knife"], [0, 1], {m: first_settings(m)[0] for m in ("uce", "esd-x")})
+    jobs = report_jobs(["uce", "esd-x"], ["knife"], [0, 1], {m: settings(m)[0] for m in ("uce", "esd-x")}, {})
 
     def run(job: Job) -> dict:
         ran.append(job.key)
@@ -141,8 +158,8 @@ def test_summary_intervals_and_front():
 
 def test_time_and_memory_are_those_of_the_last_seed():
     rows = [row(m, 90, 80, seed=s) for m in ("uce", "esd-x") for s in range(2)] + [row("full", 90, 80)]
-    for seconds, own in enumerate(rows):
-        own["cost"] = {**own["cost"], "seconds": seconds, "trained": seconds}
+    for k, own in enumerate(rows):
+        own["cost"] = {**own["cost"], "seconds": k, "trained": k}
     costs = {m: own["cost"] for m, own in summary(rows).items()}
     assert [costs[m]["seconds"] for m in ("uce", "esd-x", "full")] == [1, 3, 4]
     assert [costs[m]["trained"] for m in ("uce", "esd-x", "full")] == [0.5, 2.5, 4]
@@ -167,7 +184,7 @@ def test_a_trial_on_a_tiny_model(tiny_model, tmp_path):
     rows = [run_job(job, lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget) for job in jobs]
     assert judged == ["cigarette"] * 2 and [key_of(r) for r in rows] == [job.key for job in jobs]
     assert rows[0]["cost"]["evaluations"] == 0 < rows[1]["cost"]["evaluations"] <= 120
-    bad = run_job(Job("search", "esd-x", "cigarette", 0, {"lr": float("inf")}), lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget)  # noqa: E501  # fmt: skip
+    bad = run_job(Job("search", "esd-x", "cigarette", 0, {"lr": 1e30}), lambda: load_pipeline(str(tiny_model), "cpu"), judge, budget)  # noqa: E501  # fmt: skip
     assert "error" in bad and "scores" not in bad
     assert json.loads(json.dumps(rows)) == rows
 
@@ -181,7 +198,7 @@ def test_the_fingerprint_follows_the_weights(tiny_model, tmp_path):
 
 def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     rows = [row(m, 90 + k, 80 - k, seed=s) for k, m in enumerate(("uce", "ours-remain")) for s in range(2)]
-    protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION)}
+    protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION), "search": "crossed"}
     machine = {"cores": 2, "processor": "x86_64", "workers": 2}
     head = {"command": "python -m eval.pictograms.benchmark", "protocol": protocol, "machine": machine,
             "versions": {"torch": "2"}}  # fmt: skip
@@ -200,18 +217,11 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
     benchmark_page.main()
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "**UCE** | 2 | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
-    assert "| UCE | 25 |" in page and "On knife:" in page and "†" not in page
+    assert "| UCE | 25 |" in page and "On knife:" in page
+    assert "| inversion | relearn |" in page and "| 25.0 | 50.0 |" in page
     assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
     for name in ("benchmark.png", "relearning.png"):
         assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
-
-
-def test_rows_that_are_in_doubt_are_marked():
-    """Only where there are such rows; each mark in the table has the note below it."""
-    both = {name: summary([row(name, 90, 80)])[name] for name in ("uce", "esd-x")}
-    shown = {name: benchmark_page.scores_table({name: own}) for name, own in both.items()}
-    assert "ESD-x" in shown["esd-x"] and "†" in shown["esd-x"] and "†" not in shown["uce"]
-    assert set(benchmark_page.DOUBTED) <= set(METHODS) and "**†**" in benchmark_page.UNFAIR
 
 
 def judged_rows(peer: list[tuple], own: list[tuple]) -> dict:
@@ -263,6 +273,48 @@ def test_the_robust_option_against_the_others(robust, salun, steps, resists, slo
     assert "prompt" in (text := verdict.verdict(found, attacked)) and "inversion" not in text
     alone = {**attacked, "rows": [r for r in rows if r["method"] == "ours-robust"]}
     assert verdict.resisting(found, alone, "prompt") == verdict.relearning(found, alone, "relearn-lora") == []
+
+
+def test_the_program_from_the_search_to_the_page(tmp_path, monkeypatch, assets, capsys):
+    """Run twice, the second time with more seeds: nothing is run again."""
+    ran = []
+
+    def work(job, budget, seeds, threads, models):
+        ran.append(job)
+        return row(job.method, 80 + 10 * (job.hyper.get("prompts") == "shared"), 95, job.phase, job.concept, job.seed,
+                   job.hyper)  # fmt: skip
+
+    monkeypatch.setattr(benchmark, "work", work)
+    arguments = ["--method", "uce", "--method", "ours-remain", "--concept", "knife", "--workers", "1", "--output"]
+    for seeds in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", ["x", *arguments, str(tmp_path / "benchmark.json"), "--seeds", seeds])
+        benchmark.main()
+    assert len(ran) == len({job.key for job in ran}) == 18 * len(VALIDATION) + 3 + 2  # uce with its own prompts once
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert set(found["summary"]) == {"ours-remain", "uce", "uce:expanded"}
+    assert found["summary"]["uce"]["hyper"]["prompts"] == "shared" and found["summary"]["uce"]["rows"] == 2
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path)])
+    benchmark_page.main()
+    page = (tmp_path / "benchmark.md").read_text()
+    assert "## With the other prompts" in page and "UCE, its own prompts | 1 | 80.0" in page
+    assert "uce: {'prompts': 'shared'" in capsys.readouterr().out
+
+
+def test_no_page_from_an_earlier_search(tmp_path, monkeypatch, capsys):
+    head = {"protocol": {"budget": {}, "validation": []}, "machine": {}, "versions": {}}
+    write(tmp_path / "benchmark.json", head, [row("uce", 90, 90)])
+    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    with pytest.raises(SystemExit) as stopped:
+        benchmark_page.main()
+    assert stopped.value.code == 2 and "earlier search" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0823, "0.082"), (0.33263, "0.33"), (1.44, "1.4"), (9.96, "10"), (71.3, "71"), (456.1, "456")],
+)
+def test_seconds_have_two_digits(value, shown):
+    assert seconds(value) == shown
 
 
 def test_no_page_without_measurements(tmp_path, monkeypatch, capsys):

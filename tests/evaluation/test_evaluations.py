@@ -183,7 +183,6 @@ def test_pictograms_are_scored_alike_from_memory_and_from_files(tiny_model, tmp_
         noise = [torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds]
         return torch.stack(noise)
 
-    monkeypatch.setattr(suites, "draw", draw)
     monkeypatch.setattr(studio, "draw", draw)
     oracle = Guesser()
     monkeypatch.setattr(suites, "load_oracle", lambda path: oracle)

@@ -201,7 +201,7 @@ def test_an_adapter_is_also_looked_at_scaled(assets, monkeypatch):
             pictures = draw(pipe, prompts, seeds, *how[:-1])
         return pictures if asked[-1][0] == 0.25 else torch.full_like(pictures, 0.5)
 
-    monkeypatch.setattr("semu_diffusion.evaluation.suites.pictograms.draw", drawn)
+    monkeypatch.setattr("semu_diffusion.evaluation.suites.pictograms.draw_together", drawn)
     found = weaker(pipe, ["cigarette"], seeds=1)
     assert asked == [(0.5, False), (0.25, False)] and layer.scaling["default"] == 1.0
     assert [(s, own["UA"], own["pictures"]) for s, own in found.items()] == [("0.5", 100, 6), ("0.25", 0, 6)]

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import torch
 
+from semu_diffusion.diffusion.erasers import eraser_of
+
 from .work import Budget, Edited, Work, size, update
 
+OWN = "name"
 
-def esd(pipe, concept: str, budget: Budget, seed: int, scope: str, lr: float, strength: float) -> Edited:
-    """Eq. 7: eps(x_t, c) is led to eps*(x_t) - strength (eps*(x_t, c) - eps*(x_t)) of the frozen model.
 
-    The paper draws x_t with the model under training; here it comes from the frozen model's trajectories under c, as
-    for all peers, and the frozen predictions with it.
-    """
-    work = Work(pipe, concept, budget, seed, keep=False, steer="concept")
-    parameters = work.parameters(scope)
+def esd_x(
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = OWN, lr: float = 1e-4, strength: float = 1.0
+) -> Edited:
+    """ESD-x trains cross-attention, for concepts that the prompt names: `semu erase --method esd-x`."""
+    n = 2 * budget.batch_size
+    work = Work(pipe, concept, budget, seed, prompts, anchor="", draw=False, cost=n, method="esd-x", lr=lr,
+                strength=strength, batch_size=n)  # fmt: skip
+    return work.added(eraser_of("esd-x").edit(work))
+
+
+def esd_u(
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = OWN, lr: float = 3e-5, strength: float = 1.0
+) -> Edited:
+    """ESD-u trains everything else, biases too: for concepts that shall go whatever the prompt says."""
+    work = Work(pipe, concept, budget, seed, prompts, anchor="", keep=False, steer="concept")
+    parameters, n = work.parameters("unconditional"), 2 * budget.batch_size
     optimizer = torch.optim.Adam(parameters.values(), lr)
-    for _ in work.rounds(2 * budget.batch_size):
-        index = work.pick(work.forget, 2 * budget.batch_size)
+    for _ in work.rounds(n):
+        index = work.pick(work.forget, n)
         update(optimizer, work.distance(index, work.targets(index, "negative", strength)))
     return work.done(size(parameters))
-
-
-def esd_x(pipe, concept: str, budget: Budget, seed: int, lr: float = 1e-4, strength: float = 1.0) -> Edited:
-    """ESD-x trains cross-attention: for concepts that the prompt names."""
-    return esd(pipe, concept, budget, seed, "cross-attention", lr, strength)
-
-
-def esd_u(pipe, concept: str, budget: Budget, seed: int, lr: float = 3e-5, strength: float = 1.0) -> Edited:
-    """ESD-u trains everything else: for concepts that shall go whatever the prompt says."""
-    return esd(pipe, concept, budget, seed, "unconditional", lr, strength)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from .tokens import positions
+from semu_diffusion.diffusion.erasers.tokens import positions
+
 from .work import Budget, Edited, Work, size, update
 
 
 def forget_me_not(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 3e-5, scope: str = "cross-attention"
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "image", lr: float = 3e-5, steps: int = 35
 ) -> Edited:
-    """Algorithm 1: gradient steps on the squared attention that pictures pay to the concept's tokens."""
-    work = Work(pipe, concept, budget, seed, keep=False, steer="concept")
-    parameters, n = work.parameters(scope), 2 * budget.batch_size
+    """Algorithm 1: gradient steps on the squared attention that pictures pay to the concept's tokens.
+
+    Nothing is kept, so more `steps` than the authors' 35 forget everything in the end; as many as the budget pays for
+    are taken at most.
+    """
+    work = Work(pipe, concept, budget, seed, prompts, keep=False, steer="concept")
+    parameters, n = work.parameters("cross-attention"), 2 * budget.batch_size
     marks = concept_marks(work)
     optimizer = torch.optim.Adam(parameters.values(), lr)
     with attention_maps(work.model) as maps:
-        for _ in work.rounds(n):
+        for _ in itertools.islice(work.rounds(n), steps):
             index = work.pick(work.forget, n)
             maps.clear()
             work.predict(index)
@@ -33,7 +39,7 @@ def concept_marks(work: Work) -> torch.Tensor:
     """(P, tokens): 1 at the concept's tokens of each prompt that names it."""
     tokenizer, marks = work.pipe.tokenizer, torch.zeros(len(work.contexts.rows), work.pipe.tokenizer.model_max_length)
     for prompt in {pair.prompt for pair in work.pairs} & set(work.contexts.rows):
-        marks[work.contexts.rows[prompt], positions(tokenizer, prompt, work.concept)] = 1
+        marks[work.contexts.rows[prompt], positions(tokenizer, prompt, work.names)] = 1
     return marks.to(work.device)
 
 

@@ -8,10 +8,11 @@ from .work import Budget, Edited, Work, size, update
 
 
 def full(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 1e-4, strength: float = 0.5, keep_weight: float = 1.0
-) -> Edited:
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "shared", lr: float = 1e-4, strength: float = 0.5,
+    keep_weight: float = 1.0,
+) -> Edited:  # fmt: skip
     """Redirects the concept to its anchor and `strength` of the way beyond, in all weights."""
-    work = Work(pipe, concept, budget, seed)
+    work = Work(pipe, concept, budget, seed, prompts)
     parameters, n = work.parameters("all"), budget.batch_size
     optimizer = torch.optim.Adam(parameters.values(), lr, betas=(0.9, 0.99))
     for _ in work.rounds(2 * n):

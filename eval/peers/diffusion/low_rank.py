@@ -14,14 +14,14 @@ from .work import Budget, Edited, Work, update
 
 
 def low_rank(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 1e-3, keep_weight: float = 1.0, rank: int = 4,
-    strength: float = 1.0,
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "name", lr: float = 1e-3, keep_weight: float = 1.0,
+    rank: int = 4, strength: float = 1.0,
 ) -> Edited:  # fmt: skip
     """SPM eq. 3 and 4: eps(x_t, c) goes to eps(x_t, c0) - strength (eps(x_t, c) - eps(x_t, c0)); anchors stay.
 
     The adapter is left on the pipeline, as it would be shipped.
     """
-    work = Work(pipe, concept, budget, seed)
+    work = Work(pipe, concept, budget, seed, prompts)
     names = [name for name, m in work.model.named_modules()
              if "attentions" in name and type(m) in (nn.Linear, nn.Conv2d)]  # fmt: skip
     work.model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names, init_lora_weights=True))

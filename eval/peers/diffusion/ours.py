@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.diffusion import EraseConfig, run_erasure
-from semu_diffusion.diffusion.pipeline import denoiser
 from semu_diffusion.diffusion.trainer import CHECK_EVERY, HELD_OUT
 
 from .work import Budget, Edited
@@ -25,11 +23,8 @@ def ours(
         batch_size=budget.batch_size, **options,
     )  # fmt: skip
     config.steps = min(config.steps, affordable(config, budget))
-    run_erasure(pipe, config)
-    layers = semu_layers(denoiser(pipe))
-    trained = sum(layer.semu_R["default"].numel() for layer in layers.values())
-    parts = [getattr(layer, f"semu_{part}")["default"] for layer in layers.values() for part in "URV"]
-    return Edited(pipe, trained, 4 * sum(part.numel() for part in parts))
+    facts = run_erasure(pipe, config).facts
+    return Edited(pipe, facts["trained"], facts["written"]["bytes"])
 
 
 def affordable(config: EraseConfig, budget: Budget) -> int:

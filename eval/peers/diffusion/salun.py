@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import torch
 
-from .work import Budget, Edited, Work, size, update
+from .work import HALF, Budget, Edited, Work, size, update
 
 
 def salun(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 1e-4, keep_weight: float = 0.5, share: float = 0.5
-) -> Edited:
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "image", lr: float = 1e-4,
+    keep_weight: float = 0.5, share: float = 0.5,
+) -> Edited:  # fmt: skip
     """Eq. 6: random labels for the concept's prompts, the keep loss on others, in the most salient weights only.
 
     The random label is another concept of the same kind (anchor "random"); what the paper keeps with pictures is kept
@@ -19,7 +20,7 @@ def salun(
     Args:
         share: Of all weights, those with the largest gradient of the forgetting loss, which are trained.
     """
-    work = Work(pipe, concept, budget, seed, anchor="random")
+    work = Work(pipe, concept, budget, seed, prompts, anchor="random")
     parameters = work.parameters("all")
     masks = saliency(work, parameters, share)
     optimizer, n = torch.optim.Adam(parameters.values(), lr), budget.batch_size
@@ -28,7 +29,7 @@ def salun(
         loss = work.distance(index, work.targets(index)) + keep_weight * work.drift(work.pick_kept(n))
         update(optimizer, loss, masks)
     trained = sum(int(mask.sum()) for mask in masks)
-    return work.done(trained, 4 * trained + size(parameters) // 8)  # one bit per weight says which
+    return work.done(trained, HALF * trained + size(parameters) // 8)  # one bit per weight says which
 
 
 def saliency(work: Work, parameters: dict[str, torch.nn.Parameter], share: float, records: int = 256) -> list:

@@ -11,16 +11,18 @@ FISHER_SAMPLES = 128
 
 
 def selective_amnesia(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 1e-4, elastic: float = 10.0, replay: float = 1.0
-) -> Edited:
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "image", lr: float = 1e-4, elastic: float = 1e-2,
+    replay: float = 1.0,
+) -> Edited:  # fmt: skip
     """Eq. 7: the concept's prompts learn a surrogate, while kept ones are replayed and the weights are elastic.
 
     The surrogate pictures are those of the anchor, with the frozen model's denoising of them.
 
     Args:
-        elastic: Weight of the penalty, for Fisher information divided by its mean over all weights.
+        elastic: Weight of the penalty, for Fisher information divided by its mean over all weights. The paper's 50 is
+            for information as it is, whose mean is far below 1.
     """
-    work = Work(pipe, concept, budget, seed, steer="anchor")
+    work = Work(pipe, concept, budget, seed, prompts, steer="anchor")
     parameters, n = work.parameters("all"), budget.batch_size
     F = fisher(work, parameters, min(FISHER_SAMPLES, len(work.keep)))
     start = {name: p.detach().clone() for name, p in parameters.items()}

@@ -1,8 +1,9 @@
 """SEMU as published: Sendera et al., ICML 2025 (arXiv 2502.07587), with the rules of its released code.
 
-What differs from this package: a convolution has one basis per input channel; the projection divides by ||W||, not by
-||W||^2; the rank is the number of components whose cumulative energy is at most gamma, which may be 0; the target is
-the anchor's prediction of the model under training.
+What differs from this package: the gradient is that of the denoising loss on noised pictures of the concept; it is not
+projected, and where that is asked for, the projection divides by ||W||, not by ||W||^2; a convolution has one basis
+per input channel; the rank is the number of components whose cumulative energy is at most gamma, which may be 0, with
+gamma 1 for every attention layer; the target is the anchor's prediction of the model under training.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch.nn.utils import parametrize
 from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.adapter.gradients import gradients
 from semu_diffusion.adapter.model import find_layers
-from semu_diffusion.diffusion.objectives import squared_error
 
-from .work import Budget, Edited, Work, update
+from .pictures import clean_latents, noising_errors
+from .work import HALF, Budget, Edited, Work, update
 
-RECORDS = 256  # over which the forgetting gradient is summed
+NOISED = 256  # pictures over which the forgetting gradient is summed
 
 
 class Update(nn.Module):
@@ -39,12 +40,12 @@ class Update(nn.Module):
 
 
 def semu_published(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 3e-3, keep_weight: float = 0.0, gamma: float = 0.9,
-    gamma_cross: float = 1.0,
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "image", lr: float = 1e-3,
+    keep_weight: float = 1.0, gamma: float = 0.95, gamma_attention: float = 1.0, projected: bool = False,
 ) -> Edited:  # fmt: skip
     """Random-label loss in the published basis; keep_weight 0 is its setting without remaining data."""
-    work = Work(pipe, concept, budget, seed, anchor="random", keep=keep_weight > 0)
-    updates = install(work, gamma, gamma_cross)
+    work = Work(pipe, concept, budget, seed, prompts, anchor="random", keep=keep_weight > 0, steer="concept")
+    updates = install(work, gamma, gamma_attention, projected)
     parameters = [u.R for u in updates.values()]
     optimizer, n = torch.optim.Adam(parameters, lr), budget.batch_size
     for _ in work.rounds((3 if keep_weight else 2) * n):
@@ -52,7 +53,7 @@ def semu_published(
     for name in updates:
         parametrize.remove_parametrizations(work.model.get_submodule(name), "weight", leave_parametrized=True)
     trained = sum(int(u.mask.sum()) for u in updates.values())
-    return work.done(trained, 4 * sum(shipped(u) for u in updates.values()))
+    return work.done(trained, HALF * sum(shipped(u) for u in updates.values()))
 
 
 def moving_loss(work: Work, index: torch.Tensor) -> torch.Tensor:
@@ -73,20 +74,15 @@ def kept_loss(work: Work, weight: float, n: int) -> torch.Tensor | float:
     return weight * work.drift(work.pick_kept(n)) if weight else 0.0
 
 
-def install(work: Work, gamma: float, gamma_cross: float) -> dict[str, Update]:
+def install(work: Work, gamma: float, gamma_attention: float, projected: bool) -> dict[str, Update]:
     """Puts the update on every layer whose basis is not empty; only R is trainable."""
-    index = work.pick(work.forget, min(RECORDS, len(work.forget)))
-
-    def backward() -> None:
-        for part in index.split(2 * work.budget.batch_size):
-            squared_error(work.predict(part), work.targets(part)).backward()
-
-    G = gradients(work.model, SemuConfig(target_modules=".*"), backward)
-    updates = {}
+    G, updates = denoising_gradients(work), {}
     for name, layer in find_layers(work.model, SemuConfig(target_modules=".*")).items():
         if name in G:
             W = layer.weight.detach()
-            U, V, ranks = basis(project(G[name].reshape(W.shape), W), gamma_cross if "attn2" in name else gamma)
+            own = G[name].reshape(W.shape)
+            own = project(own, W) if projected else own
+            U, V, ranks = basis(own, gamma_attention if "attn" in name else gamma)
             if ranks.max() > 0:
                 updates[name] = Update(U, V, ranks)
     if not updates:
@@ -97,6 +93,18 @@ def install(work: Work, gamma: float, gamma_cross: float) -> dict[str, Update]:
     for own in updates.values():
         own.R.requires_grad_(True)
     return updates
+
+
+def denoising_gradients(work: Work) -> dict[str, torch.Tensor]:
+    """Gradients (m, n) by layer of the training loss, summed over noised pictures of the concept."""
+    latents, rows = clean_latents(work)
+    n = min(NOISED, len(work.forget))
+
+    def backward() -> None:
+        for part in torch.arange(n).split(2 * work.budget.batch_size):
+            noising_errors(work, latents, rows, len(part)).sum().backward()
+
+    return gradients(work.model, SemuConfig(target_modules=".*"), backward)
 
 
 def project(G: torch.Tensor, W: torch.Tensor) -> torch.Tensor:

@@ -8,17 +8,17 @@ import math
 import torch
 from torch import nn
 
-from semu_diffusion.diffusion.data import BATCH
 from semu_diffusion.diffusion.objectives import squared_error
 
+from .pictures import clean_latents, noising_errors
 from .work import Budget, Edited, Work, size, update
 
 FISHER_SAMPLES = 64
 
 
 def sfron(
-    pipe, concept: str, budget: Budget, seed: int, lr: float = 3e-5, forget_weight: float = 1.0, threshold: float = 1.0,
-    power: float = 0.5,
+    pipe, concept: str, budget: Budget, seed: int, prompts: str = "image", lr: float = 3e-5,
+    forget_weight: float = 1.0, threshold: float = 1.0, power: float = 0.5,
 ) -> Edited:  # fmt: skip
     """Turns masked, adaptively weighted ascent on the concept and descent on what is kept (algorithm 1).
 
@@ -31,7 +31,7 @@ def sfron(
             take part in the ascent (eq. 14).
         power: A sample's weight is 1 / loss^power (eq. 13), so that those already forgotten count less.
     """
-    work = Work(pipe, concept, budget, seed, steer="concept")
+    work = Work(pipe, concept, budget, seed, prompts, steer="concept")
     parameters, n = work.parameters("all"), budget.batch_size
     latents, rows = clean_latents(work)
     masks = fisher_ratio(work, parameters, latents, rows, threshold)
@@ -42,27 +42,6 @@ def sfron(
         update(up, -share * ascent(noising_errors(work, latents, rows, n), power), masks, clip=7.0)
         update(down, work.drift(work.pick_kept(n)))
     return work.done(size(parameters))
-
-
-def clean_latents(work: Work) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pictures at the ends of the concept's trajectories (N, C, H, W), and their prompts' rows (N,)."""
-    s, family, steps = work.states, work.family, work.budget.sampler_steps
-    batches = [min(BATCH, work.budget.latents - k) for k in range(0, work.budget.latents, BATCH)]
-    blocks = work.forget.split([n for n in batches for _ in range(steps)])  # as recorded: batch by batch, step by step
-    index = torch.cat(blocks[steps - 1 :: steps])
-    led = s.empty[index] + work.budget.guidance * (s.concept[index] - s.empty[index])
-    return family.step(s.x[index].float(), led.float(), s.t[index], torch.full_like(s.t[index], -1)), s.prompt[index]
-
-
-def noising_errors(work: Work, latents: torch.Tensor, rows: torch.Tensor, n: int) -> torch.Tensor:
-    """The training loss of n freshly noised pictures, (n,)."""
-    pick = torch.randint(len(latents), (n,), generator=work.generator)
-    clean, t = latents[pick], work.family.times(torch.rand(n, generator=work.generator))
-    noise = torch.randn(clean.shape, generator=work.generator)
-    x, truth = (f(clean, noise, t).to(work.device) for f in (work.family.noised, work.family.truth))
-    conditions = {key: value[rows[pick]] for key, value in work.values.items()}
-    error = work.family.call(work.model, x, t.to(work.device), conditions) - truth
-    return error.square().flatten(1).mean(1)
 
 
 def ascent(errors: torch.Tensor, power: float) -> torch.Tensor:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from semu_diffusion.diffusion.concepts import Pair, vocabulary_of
-from semu_diffusion.diffusion.config import defaults
-from semu_diffusion.diffusion.data import BATCH, spread
-from semu_diffusion.diffusion.families import family_of, moved, select
-from semu_diffusion.diffusion.objectives import OBJECTIVES, squared_error
+from semu_diffusion.callbacks import Callback
+from semu_diffusion.diffusion.concepts import name_of, vocabulary_of
+from semu_diffusion.diffusion.config import EraseConfig, defaults
+from semu_diffusion.diffusion.erasers.task import Task
+from semu_diffusion.diffusion.families import family_of
 from semu_diffusion.diffusion.pipeline import TEXT_ENCODERS, base_name, denoiser, model_path
-from semu_diffusion.diffusion.states import ANCHOR, EMPTY, FORGET, KEEP, Contexts, States, draw_records, gather
+from semu_diffusion.diffusion.plan import make_plan
 from semu_diffusion.evaluation.suites.pictograms import GUIDANCE, SAMPLER_STEPS
 
+from .own import own_prompts
+
+HALF = 2  # bytes of a number as it is shipped
+
 ONE = defaults(concepts=1)
-STEERS = ("both", "concept", "anchor")
 
 
 @dataclass(frozen=True)
@@ -57,76 +60,66 @@ class Meter:
 
 @dataclass
 class Edited:
-    """An edited pipeline with what the edit weighs: numbers that were trained or solved for, bytes to ship in fp32."""
+    """An edited pipeline with what the edit weighs: numbers that were trained or solved for, bytes to ship in fp16."""
 
     pipe: object
     trained: int
     shipped: int
 
 
-class Work:
-    """Prompts, records and batches of one edit of a Stable Diffusion 1/2 pipeline, frozen and in eval mode.
+class Work(Task):
+    """One edit of a Stable Diffusion 1/2 pipeline, frozen and in eval mode, within a budget.
 
     Args:
-        anchor: As in `semu erase`: "" for the prompt without the concept, "random" for others of its kind, None.
+        prompts: "shared", what `semu erase` trains on; or one of `own.OWN`, what the method's authors use.
+        anchor: As in `semu erase`, for shared prompts: None for the nearest other thing, "random" for others.
         keep: Whether the method keeps other things; if not, nothing is drawn for that.
-        steer: Which prompt leads the concept's trajectories: its own, its anchor's, or every second one each.
-        draw: False for closed forms, which need no states.
+        steer: As in `Task.draw`.
+        draw: False for closed forms, which need no states, and for erasers of the package, which draw by themselves.
+        cost: Evaluations of a training step of such an eraser, which gets as many steps as the budget pays for.
+        **choices: Fields of `EraseConfig`.
 
     Raises:
         ValueError: another kind of pipeline, an unknown `steer`, or a budget that the drawing alone would spend.
     """
 
     def __init__(
-        self, pipe, concept: str, budget: Budget, seed: int, anchor: str | None = None, keep: bool = True,
-        steer: str = "both", draw: bool = True,
+        self, pipe, concept: str, budget: Budget, seed: int, prompts: str = "shared", anchor: str | None = None,
+        keep: bool = True, steer: str = "both", draw: bool = True, cost: int = 0, **choices,
     ):  # fmt: skip
-        if steer not in STEERS:
-            raise ValueError(f"steer must be one of {', '.join(STEERS)}, got {steer!r}")
         torch.manual_seed(seed)
-        self.pipe, self.concept, self.budget, self.seed, self.steer = pipe, concept, budget, seed, steer
-        self.family = family_of(pipe)
-        self.model, self.device = self.family.model, self.family.model.device
+        self.concept, self.budget, self.seed, self.cost = concept, budget, seed, cost
+        family = family_of(pipe)
         for name in ("vae", *TEXT_ENCODERS):
             if isinstance(part := getattr(pipe, name, None), nn.Module):
                 part.requires_grad_(False).eval()
-        self.model.requires_grad_(False).eval()
-        self.vocabulary = vocabulary_of(model_path(base_name(pipe)))
-        self.pairs = self.family.pairs([concept], anchor, self.vocabulary, seed)
-        self.keep_prompts = self.family.keep([concept], self.vocabulary, budget.keep_latents, seed)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.meter = Meter(self.model)
+        family.model.requires_grad_(False).eval()
+        self.meter = Meter(family.model)
+        config = EraseConfig(
+            concept=concept, anchor=anchor if prompts == "shared" else None, seed=seed, latents=budget.latents,
+            keep_latents=budget.keep_latents, sampler_steps=budget.sampler_steps, guidance=budget.guidance,
+            prompts="sentences", **{"batch_size": budget.batch_size, **choices},
+        )  # fmt: skip
+        words = vocabulary_of(model_path(base_name(pipe)))
+        if prompts == "shared":
+            plan, config = make_plan(family, config, words, [], Callback())
+            pairs, kept = plan.pairs, plan.keep
+        else:
+            pairs, kept = own_prompts(prompts, concept, words, budget.keep_latents, seed)
+        super().__init__(family, config, pairs, [name_of(concept)], kept)
         if draw:
-            self.states = self._draw(keep)
-            self.values = moved(self.states.contexts, self.device)
-            self.forget, self.keep = self.states.of_kind(FORGET), self.states.of_kind(KEEP)
-            self.near = self.states.of_kind(EMPTY, ANCHOR)  # on the concept's own trajectories
+            self.draw(steer, keep)
 
-    def _draw(self, keep: bool) -> States:
-        """The records of the concept's trajectories and, where asked for, of the kept prompts'."""
-        budget, seed = self.budget, self.seed
-        forget = spread(self.pairs, budget.latents, seed)
-        kept = [Pair(p, "") for p in self.keep_prompts] if keep else []
-        self.contexts = Contexts(self.family, [p for pair in (*forget, *kept) for p in (pair.prompt, pair.anchor)])
-        lead = {"both": lambda k: k % 2 == 0, "concept": lambda k: True, "anchor": lambda k: False}[self.steer]
-
-        def drawn(pairs: list[Pair], steer: list[bool], start: int) -> list[dict]:
-            return draw_records(self.family, self.contexts, pairs, steer, budget.sampler_steps, budget.guidance,
-                                start, BATCH, lambda n: None)  # fmt: skip
-
-        records = drawn(forget, [lead(k) for k in range(len(forget))], seed)
-        states = gather(records, drawn(kept, [True] * len(kept), seed + 10**6), [], self.contexts)
-        if self.meter.samples >= budget.evaluations:
+    def draw(self, steer: str = "concept", keep: bool = False) -> None:
+        """`Task.draw`, after which the steps are as many as the budget still pays for."""
+        super().draw(steer, keep)
+        if self.meter.samples >= self.budget.evaluations:
             raise ValueError(
-                f"drawing took {self.meter.samples} of {budget.evaluations} evaluations; raise the budget or draw less"
+                f"drawing took {self.meter.samples} of {self.budget.evaluations} evaluations; raise the budget or draw "
+                "less"
             )
-        return states
-
-    # ------------------------------------------------------------------------------------------ batches
-
-    def pick(self, index: torch.Tensor, n: int) -> torch.Tensor:
-        """n of these records (N,), with replacement."""
-        return index[torch.randint(len(index), (n,), generator=self.generator)]
+        if self.cost:
+            self.config = replace(self.config, steps=self.affordable(self.cost))
 
     def pick_kept(self, n: int) -> torch.Tensor:
         """n records to keep: about 7 of 10 of kept prompts, the rest of the empty prompt and the anchors."""
@@ -141,37 +134,21 @@ class Work:
         Raises:
             ValueError: not even one does.
         """
-        if self.meter.samples + cost > self.budget.evaluations:
-            raise ValueError(f"the budget of {self.budget.evaluations} evaluations leaves no step of {cost}")
         step = 0
-        while self.meter.samples + cost <= self.budget.evaluations:
+        self.affordable(cost)
+        while self.steps(cost):
             yield step
             step += 1
+
+    def affordable(self, cost: int) -> int:
+        """How many such steps there are. ValueError for none."""
+        if self.steps(cost) < 1:
+            raise ValueError(f"the budget of {self.budget.evaluations} evaluations leaves no step of {cost}")
+        return self.steps(cost)
 
     def steps(self, cost: int) -> int:
         """How many such rounds are left."""
         return (self.budget.evaluations - self.meter.samples) // cost
-
-    # ----------------------------------------------------------------------------------------- losses
-
-    def predict(self, index: torch.Tensor, prompt: torch.Tensor | None = None) -> torch.Tensor:
-        """The model's predictions (B, C, H, W) at records, under their own or other rows of prompts (B,)."""
-        s, rows = self.states, self.states.prompt[index] if prompt is None else prompt
-        x, t = s.x[index].to(self.device), s.t[index].to(self.device)
-        return self.family.call(self.model, x, t, select(self.values, rows.to(self.device)))
-
-    def targets(self, index: torch.Tensor, objective: str = "redirect", strength: float = 0.0) -> torch.Tensor:
-        """Where the records shall go, from the frozen model's predictions there."""
-        parts = (getattr(self.states, key)[index].to(self.device) for key in ("concept", "anchor", "empty"))
-        return OBJECTIVES[objective](*parts, strength)
-
-    def distance(self, index: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the predictions at records to a target."""
-        return squared_error(self.predict(index), target)
-
-    def drift(self, index: torch.Tensor) -> torch.Tensor:
-        """The keep loss: mean squared error to the frozen model's own predictions at records."""
-        return self.distance(index, self.states.concept[index].to(self.device))
 
     # -------------------------------------------------------------------------------------- parameters
 
@@ -199,7 +176,15 @@ class Work:
         """Freezes the model and reports; without `shipped` the trained numbers themselves are what is shipped."""
         self.model.requires_grad_(False).eval()
         self.meter.close()
-        return Edited(self.pipe, trained, 4 * trained if shipped is None else shipped)
+        return Edited(self.pipe, trained, HALF * trained if shipped is None else shipped)
+
+    @torch.no_grad()
+    def added(self, deltas: dict[str, torch.Tensor]) -> Edited:
+        """The model with what an eraser of the package adds to its layers, D (m, n) by name."""
+        for name, D in deltas.items():
+            W = self.model.get_submodule(name).weight
+            W += D.reshape(W.shape).to(W)
+        return self.done(sum(D.numel() for D in deltas.values()))
 
 
 def update(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...adapter.base_layers import compute_dtype
+from ...adapter.ranks import ALONE, Ranks
 from ..concepts import Pair, Vocabulary, forget_pairs, keep_prompts
 from ..devices import Stage, compute_device
 from ..pipeline import TEXT_ENCODERS, TOKENIZERS, denoiser
@@ -96,6 +97,7 @@ class Family(ABC):
     draws = True  # False where it only goes on from pictures that are given
     reads_text = True  # False where prompts are names of classes
     at_once = 64  # prompts that are encoded together
+    ranks: Ranks = ALONE  # the processes that share out what this one draws and computes
     prediction_type: str
 
     def __init__(self, pipe):

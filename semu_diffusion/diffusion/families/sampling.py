@@ -83,10 +83,14 @@ def is_schnell(pipe) -> bool:
 
 
 class Spread:
-    """Deterministic steps between times that are shifted at random per latent, so that the whole schedule is met."""
+    """Deterministic steps between times that are shifted per latent, at random, so that the whole schedule is met.
 
-    def __init__(self, family, count: int, steps: int, generator: torch.Generator):
-        shift, self.family = torch.rand(count, generator=generator), family
+    Args:
+        shift: (B,) in [0, 1), of a step.
+    """
+
+    def __init__(self, family, shift: torch.Tensor, steps: int):
+        self.family = family
         self.times = [family.times((k + shift) / steps).to(family.device) for k in reversed(range(steps))]
 
     def first(self, noise: torch.Tensor) -> torch.Tensor:

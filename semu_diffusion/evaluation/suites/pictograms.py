@@ -8,14 +8,13 @@ import torch
 
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
-from ...diffusion.generate import draw
 from ...diffusion.pipeline import EMBEDDED, is_embedded, set_scale, switched_off
 from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
 from ...versions import versions
 from ..charts import before_after, concept_chart
-from ..drawing import draw_shots, source_of
+from ..drawing import draw_shots, draw_together, source_of
 from ..grid import cells, draw_cells, evaluate, interval, percent, pool, showcase, split, tally
 from ..intervals import INTERVALS
 from ..judges import weights_hash
@@ -53,7 +52,8 @@ def run_pictograms(
     """The pictograms suite on a pipeline that carries an adapter: report and pictures (`grid.evaluate`).
 
     With a folder, pictures go to its `base/` and `erased/`, drawn by all processes and taken up where they stopped;
-    `adapter` (`results.adapter_facts`) then says whose they are. Either way they are judged as 8-bit files.
+    `adapter` (`results.adapter_facts`) then says whose they are. Either way processes share the drawing out, and the
+    pictures are judged as 8-bit files.
     """
     callback = callback or Callback()
     callback.stage("evaluation")
@@ -61,7 +61,7 @@ def run_pictograms(
 
     def erased(prompts: list[str], seeds: list[int], side: str = "erased", adapter: dict | None = adapter):
         if folder is None:
-            return as_saved(draw(pipe, prompts, seeds, SAMPLER_STEPS, GUIDANCE, BATCH, callback.advance))
+            return as_saved(draw_together(pipe, prompts, seeds, SAMPLER_STEPS, GUIDANCE, BATCH, callback.advance))
         shots = [Shot(*shot) for shot in zip(prompts, seeds)]
         how = (SAMPLER_STEPS, GUIDANCE, BATCH, {**made_by, "adapter": adapter})
         return read_pictures(draw_shots(pipe, shots, folder / side, *how, callback))
@@ -103,7 +103,7 @@ def weaker(
     shown, advance = cells(names, seeds)[0], (callback or Callback()).advance
 
     def drawn(prompts: list[str], noise: list[int]) -> torch.Tensor:
-        return as_saved(draw(pipe, prompts, noise, SAMPLER_STEPS, GUIDANCE, BATCH, advance))
+        return as_saved(draw_together(pipe, prompts, noise, SAMPLER_STEPS, GUIDANCE, BATCH, advance))
 
     try:
         with plain(pipe):

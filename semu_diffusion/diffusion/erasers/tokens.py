@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from semu_diffusion.diffusion.concepts import Pair, forms, name_of
+from collections.abc import Sequence
+
+from ..concepts import Pair, forms
 
 
 def token_ids(tokenizer, prompt: str) -> list[int]:
@@ -15,20 +17,20 @@ def content(tokenizer, prompt: str) -> list[int]:
     return tokenizer(prompt, add_special_tokens=False).input_ids[: tokenizer.model_max_length - 2]
 
 
-def positions(tokenizer, prompt: str, concept: str) -> list[int]:
-    """Places of the concept's name in the padded prompt, the start token being 0; all words where it is not there.
+def positions(tokenizer, prompt: str, names: Sequence[str]) -> list[int]:
+    """Places of a concept's name in the padded prompt, the start token being 0; all words where none is there.
 
-    Its plural is its name as well.
+    Its plural is its name as well. Of several concepts the first that is there counts.
     """
     ids = content(tokenizer, prompt)
-    for name in (content(tokenizer, form) for form in (name_of(concept), *forms(name_of(concept)))):
-        for k in range(len(ids) - len(name) + 1):
-            if name and ids[k : k + len(name)] == name:
-                return list(range(1 + k, 1 + k + len(name)))
+    for form in (content(tokenizer, form) for name in names for form in (name, *forms(name))):
+        for k in range(len(ids) - len(form) + 1):
+            if form and ids[k : k + len(form)] == form:
+                return list(range(1 + k, 1 + k + len(form)))
     return list(range(1, 1 + len(ids)))
 
 
-def aligned(tokenizer, pair: Pair, concept: str) -> list[tuple[int, int]]:
+def aligned(tokenizer, pair: Pair, names: Sequence[str]) -> list[tuple[int, int]]:
     """(place in the prompt, place in the anchor) for every token whose embedding the concept can have changed.
 
     A causal text encoder's embeddings before the concept's name know nothing of it. From there to the words that both
@@ -36,7 +38,7 @@ def aligned(tokenizer, pair: Pair, concept: str) -> list[tuple[int, int]]:
     padding are led to their own counterparts.
     """
     own, other = content(tokenizer, pair.prompt), content(tokenizer, pair.anchor)
-    start = positions(tokenizer, pair.prompt, concept)[0] - 1
+    start = positions(tokenizer, pair.prompt, names)[0] - 1
     common, most = 0, min(len(own) - start - 1, len(other))
     while common < most and own[-1 - common] == other[-1 - common]:
         common += 1
