@@ -147,6 +147,47 @@ turn on one machine beside other work; the fastest run of each.
     return "\n".join([text, table_, "", made_with(found)])
 
 
+def lasting(found: dict) -> str:
+    """How long training takes to bring concepts back, after plain erasing and after lasting rounds."""
+    gains, most, rows = found["summary"]["gains"], found["most"], []
+    steps = lambda own: f"> {most}" if own is None else f"{own:.0f}"  # noqa: E731
+    for own in gains:
+        times = f"{'≥ ' if own['least'] else ''}{own['ratio']:.1f}"
+        rows.append(
+            [own["concept"], own["attack"], f"{own['rate']:g}", steps(own["plain"]), steps(own["lasting"]), times]
+        )
+    rounds = found["set"]["lasting"]
+    price = f"It takes {found['summary']['price']:.1f} times a plain run." if found["summary"]["price"] else ""
+    text = f"""## How long it lasts
+
+Steps of training until half of the pictures show the concept again, after a plain run and after one with
+`--lasting {rounds}`: a LoRA of rank 4 or 16 on the attention layers, or all weights, on 16 pictures of the concept, by
+Adam at the given rate; {4 * found["seeds"]} pictures at each look, straight lines between looks. {price}
+"""
+    parts = [text, table(["concept", "attack", "rate", "plain", "lasting", "times"], rows), ""]
+    scores = ("UA", "IRA", "CRA", "neighbours", "context", "natural")
+    head = ["concept", "way", *scores, "UA at 0.5", "UA at 0.25", "steps", "s", "trained %"]
+    kept = [
+        [r["concept"], r["way"], *(shown(r["erased"][k], k) for k in scores),
+         *(shown(r["weaker"][k]["UA"], "UA") for k in ("0.5", "0.25")), str(r["training"]["steps"]),
+         f"{r['training']['seconds']:.0f}", f"{r['training']['trained_percent']:.2f}"]
+        for r in found["rows"] if "erased" in r
+    ]  # fmt: skip
+    parts += ["What it costs, and what is gone where the adapter is used at half and at a quarter of its strength:", ""]
+    parts += [table(head, kept), ""]
+    others = [
+        [r["concept"], r["way"], r["attack"], f"{r['rate']:g}", str(r["curve"][-1]["step"]),
+         f"{100 * r['curve'][-1]['success']:.0f}"]
+        for r in found["rows"] if r.get("attack", "").startswith(("benign", "inversion"))
+    ]  # fmt: skip
+    if others:
+        parts += [
+            "Training on pictures of other things (`benign`) and textual inversion, pictures that show the concept:"
+        ]
+        parts += ["", table(["concept", "way", "attack", "rate", "steps", "%"], others), ""]
+    return "\n".join([*parts, made_with(found)])
+
+
 # ------------------------------------------------------------------------------- tables in other pages
 
 
@@ -222,7 +263,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
     parts = {
-        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": stages
+        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": stages,
+        "lasting": lasting,
     }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"

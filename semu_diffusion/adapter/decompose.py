@@ -46,6 +46,11 @@ class Basis:
     def rank(self) -> int:
         return self.S.numel()
 
+    @property
+    def bytes(self) -> int:
+        """Of the U, R and V that it begins, in fp32."""
+        return 4 * (self.U.numel() + self.V.numel() + self.rank**2)
+
 
 def choose_rank(S: torch.Tensor, gamma: float, max_rank: int | None = None, total: float | None = None) -> int:
     """The smallest r whose energy, sum of the first r squared singular values over all of them, is >= gamma.

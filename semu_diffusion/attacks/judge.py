@@ -15,7 +15,7 @@ from ..diffusion.pipeline import base_name
 from ..diffusion.states import fingerprint
 from ..evaluation.grid import split
 from ..evaluation.intervals import wilson
-from ..evaluation.proper import KINDS, SHARE, SURE, Proper, looks
+from ..evaluation.proper import KINDS, SHARE, SURE, Proper, load_references, looks
 from ..pictograms.oracle import Oracle, load_oracle
 from ..pictograms.words import OBJECTS, STYLES, caption
 
@@ -55,15 +55,18 @@ class PictogramsJudge:
     Args:
         concept: An object, a style ("sepia style"), as `evaluation.split` knows them.
         references: The base model's pictures of everything, twice from different seeds, and from others than those to
-            be judged, (N, 3, H, W) in [0, 1].
+            be judged, (N, 3, H, W) in [0, 1]; None for those that come with it, of 10 sampler steps at guidance 3.
         share: Of the references that the closeness must let pass.
         sure: The least probability of the named object and of the named style.
     """
 
-    def __init__(self, concept: str, references: Tensor, oracle: Oracle, share: float = SHARE, sure: float = SURE):
+    def __init__(
+        self, concept: str, references: Tensor | None, oracle: Oracle, share: float = SHARE, sure: float = SURE
+    ):
         ((self.name, self.kind),) = split([concept]).items()
         self.oracle = oracle
-        self.proper = Proper(looks(references, oracle)[self.kind], share, sure)
+        known = load_references() if references is None else looks(references, oracle)
+        self.proper = Proper(known[self.kind], share, sure)
 
     def __call__(self, images: Tensor) -> Verdict:
         seen = looks(images, self.oracle)[self.kind]

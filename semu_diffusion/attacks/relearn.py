@@ -42,11 +42,13 @@ def fine_tune(
     seed: int = 0,
     probe_at: tuple[int, ...] = (),
     probe: Callable[[Target], dict] | None = None,
+    until: float | None = None,
 ) -> tuple[Target, list[dict]]:
     """Fine-tunes a copy of the denoiser by its training loss; every tenth prompt is left empty.
 
     Args:
         probe_at: Steps at which `probe` looks at the model.
+        until: A success of the probe at which the attack is over; None goes on to the last step.
 
     Returns:
         The fine-tuned target, merged, and [{"step", "loss", **probe}] at those steps.
@@ -63,7 +65,7 @@ def fine_tune(
         if step in probe_at and probe:
             with torch.no_grad():
                 curve.append({"step": step, "loss": last, **probe(tuned)} if step else {"step": 0, **probe(tuned)})
-        if step == steps:
+        if step == steps or (until is not None and curve and curve[-1]["success"] >= until):
             break
         noised = target.noised(pictures, batch, generator)
         text = texts[noised.picture]

@@ -120,6 +120,9 @@ class EraseConfig:
     adversarial: int = option(
         0, "Rounds of 80 more steps, in which text states that still draw the concept are sought and forgotten too."
     )
+    lasting: int = option(
+        0, "Rounds of 80 more steps, after which training on pictures of the concept is longer in bringing it back."
+    )
     latents: int | None = option(None, "Latents of the concepts to draw; default: by their number.")
     keep_latents: int | None = option(None, "Latents of other things; default: by the number of concepts.")
     sampler_steps: int | None = option(None, "Sampler steps of those latents; default: the pipeline's own, at most 10.")
@@ -167,6 +170,11 @@ class EraseConfig:
             (self.guidance is None or self.guidance >= 0, "guidance must not be negative"),
             (self.settle is None or self.settle >= 0, "settle must not be negative"),
             (self.adversarial >= 0, "adversarial must not be negative"),
+            (self.lasting >= 0, "lasting must not be negative"),
+            (
+                not self.lasting or self.keep_weight or (self.retain_images and self.beta),
+                "lasting pushes far and needs something that holds the rest: a keep-weight, or retain-images",
+            ),
             (self.train in ("denoiser", "text_encoder"), "train must be denoiser or text_encoder"),
             (self.sketch is None or self.sketch >= 1, "sketch must be at least 1"),
             (self.max_memory is None or self.max_memory > 0, "max-memory must be above 0"),

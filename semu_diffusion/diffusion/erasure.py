@@ -181,7 +181,7 @@ def erase_with(erasure: Erasure, name: str, family, vocabulary, accelerator: Acc
         wake(family.model)
         bases = make_bases(family, config, states, accelerator, callback, scale, batches)
         if folder:
-            check_space(folder, OUTPUTS * adapter_bytes(bases), "the adapter with its checkpoint")
+            check_space(folder, OUTPUTS * sum(b.bytes for b in bases.values()), "the adapter with its checkpoint")
     except BaseException as error:
         if folder and accelerator.is_main_process and not (run.resume or worth_keeping(error, work)):
             shutil.rmtree(work, ignore_errors=True)
@@ -212,11 +212,6 @@ def worth_keeping(error: BaseException, work: Path) -> bool:
     """Whether a resumed run could use what was done: states are drawn, and the options are not what is wrong."""
     outside = (KeyboardInterrupt, OSError, MemoryError, torch.OutOfMemoryError, SafetensorError)
     return isinstance(error, outside) and (work / "states.safetensors").is_file()
-
-
-def adapter_bytes(bases: dict[str, Basis]) -> int:
-    """Of the U, R and V that these bases begin, in fp32."""
-    return sum(4 * (b.U.numel() + b.V.numel() + b.rank**2) for b in bases.values())
 
 
 def prepare_folder(output: str | Path, config: EraseConfig, overwrite: bool, resume: bool, model: str = "") -> Path:

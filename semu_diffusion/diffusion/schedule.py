@@ -18,7 +18,7 @@ class Progress:
 
     step: int = 0
     reached: int = 0  # the step at which the stop rule was met, 0 before
-    attacks: list[int] = field(default_factory=list)  # steps after which adversarial shifts were sought
+    attacks: list[int] = field(default_factory=list)  # steps after which rounds began: adversarial ones, then lasting
     history: list[dict] = field(default_factory=list)
 
 
@@ -28,12 +28,17 @@ class Schedule:
 
     config: EraseConfig
 
+    @property
+    def rounds(self) -> int:
+        """How many come after the plain steps, adversarial ones first."""
+        return self.config.adversarial + self.config.lasting
+
     def end(self, progress: Progress) -> int:
         """The last step: `settle` steps after the stop rule was met, or the end of the last round."""
         last, attacks = self.config.steps, progress.attacks
-        if self.config.adversarial:
+        if self.rounds:
             begun, over = (attacks[-1], len(attacks) - 1) if attacks else (last, 0)
-            return begun + STEPS * (self.config.adversarial - over)
+            return begun + STEPS * (self.rounds - over)
         settle = COOLDOWN if self.config.settle is None else self.config.settle
         return min(progress.reached + settle, last) if progress.reached else last
 
@@ -44,7 +49,7 @@ class Schedule:
 
     def check_due(self, progress: Progress) -> bool:
         """Whether to measure what is left: now and then while a rule waits for it, and at the last step."""
-        waiting = not progress.reached or self.config.adversarial
+        waiting = not progress.reached or self.rounds
         last = progress.step == self.end(progress)
         return last or bool(waiting and progress.step % CHECK_EVERY == 0)
 
@@ -59,4 +64,4 @@ class Schedule:
             over = progress.step - progress.attacks[-1] >= STEPS
         else:
             over = self.met(progress) or progress.step >= self.config.steps
-        return len(progress.attacks) < self.config.adversarial and over
+        return len(progress.attacks) < self.rounds and over

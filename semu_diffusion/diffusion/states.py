@@ -29,6 +29,7 @@ class States:
 
     x (N, C, H, W); t (N,); prompt (N,) rows of `contexts`; kind (N,); concept, anchor, empty (N, C, H, W):
     predictions for the record's own prompt, its anchor and "" (the own prompt's, where the model knows no empty one).
+    shown (N,): how far x has come on the way to a picture of the concept, in [0, 1]; 0 where it leads to others.
     contexts: what the P prompts became for the model, each tensor (P, ...).
     """
 
@@ -39,6 +40,7 @@ class States:
     concept: torch.Tensor
     anchor: torch.Tensor
     empty: torch.Tensor
+    shown: torch.Tensor
     contexts: Conditions
 
     def of_kind(self, *kinds: int) -> torch.Tensor:
@@ -189,6 +191,7 @@ def trajectory(
     x, records = path.first(start.x.to(device, dtype)), []
     for k in range(len(path.times)):
         record = asked.record(*path.seen(k, x))
+        record["shown"] = (k + 0.5) / len(path.times) * torch.tensor(steer).float()
         records.append({key: value.cpu() for key, value in record.items()})
         led = torch.where(follow, record["concept"], record["anchor"])
         if family.guided:
@@ -256,7 +259,9 @@ def noised_images(
         t = times_in(family, k, steps, n, generator)[own].to(device)
         noise = torch.randn(n, *latents.shape[1:], generator=generator)[own].to(device, latents.dtype)
         x = family.noised(latents, noise, t).to(dtype)
-        record = {**asked.record(x, t), "truth": family.truth(latents, noise, t)}
+        come = (k + 0.5) / steps  # `times_in` goes up, but a pipeline's own times go down
+        shown = torch.full((len(x),), come if family.sampler.few else 1 - come)
+        record = {**asked.record(x, t), "truth": family.truth(latents, noise, t), "shown": shown}
         records.append({key: family.ranks.rows(value, n) for key, value in record.items()})
     return records
 
@@ -301,6 +306,7 @@ def gather(forget: list[dict], keep: list[dict], remain: list[dict], contexts: C
 
     A trajectory of the concept also tells what must stay on it: the answers to the anchor and to the empty prompt.
     """
+    keep, remain = ([{**r, "shown": torch.zeros_like(r["shown"])} for r in part] for part in (keep, remain))
     rows: list[tuple[dict, int, torch.Tensor, torch.Tensor]] = []  # (record, kind, prompt, own prediction)
     for kind, records in ((FORGET, forget), (KEEP, keep)):
         for r in records:
@@ -320,5 +326,6 @@ def gather(forget: list[dict], keep: list[dict], remain: list[dict], contexts: C
         concept=cat(own for *_, own in rows),
         anchor=cat(r["anchor"] for r, *_ in rows),
         empty=cat(r["empty"] for r, *_ in rows),
+        shown=cat(r["shown"] for r, *_ in rows),
         contexts=moved(contexts.values, "cpu"),
     )

@@ -21,7 +21,8 @@ from .adversary import Adversary
 from .checkpoint import put_back, trained_state
 from .config import EraseConfig
 from .devices import is_hooked
-from .families import Family, moved
+from .families import Family, beside, moved
+from .lasting import strengths
 from .memory import Batches, default_batches, parts_of
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .pipeline import base_name
@@ -61,6 +62,7 @@ class Trainer:
         self.kept = [(index, share) for kind, share in kept if len(index := states.of_kind(kind))]
         empty = states.prompt[states.of_kind(EMPTY)[:1]].tolist()
         self.schedule = Schedule(config)
+        self.far = False  # whether a lasting round is on
         self.adversary = Adversary(moved(states.contexts, accelerator.device), *empty or [None])
         if config.adversarial and self.adversary.shifts is None:
             raise ValueError("adversarial rounds shift text states, which this model is not given; use --adversarial 0")
@@ -74,18 +76,20 @@ class Trainer:
         with self.accelerator.autocast():
             return self.family.call(model, x, t, self.adversary.conditions(prompt, shift))
 
-    def targets(self, index: torch.Tensor) -> torch.Tensor:
-        """Where forgotten records shall go."""
-        s, device = self.states, self.accelerator.device
+    def targets(self, index: torch.Tensor, far: bool = False) -> torch.Tensor:
+        """Where forgotten records shall go; `far` past that where the concept shows."""
+        s, device, strength = self.states, self.accelerator.device, self.config.strength
         concept, anchor, empty = (v[index].to(device) for v in (s.concept, s.anchor, s.empty))
-        return OBJECTIVES[self.config.objective](concept, anchor, empty, self.config.strength)
+        if far:
+            strength = beside(strengths(strength, s.shown[index]), concept).to(concept)
+        return OBJECTIVES[self.config.objective](concept, anchor, empty, strength)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Forgetting, keep and remain losses in one forward pass; and the parts."""
         shift = torch.cat([batch.shift, torch.zeros_like(batch.keep)])
         predicted = self.predict(model, torch.cat([batch.forget, batch.keep]), shift)
         drop, stay = predicted.split([len(batch.forget), len(batch.keep)])
-        forgetting = squared_error(drop, self.targets(batch.forget))
+        forgetting = squared_error(drop, self.targets(batch.forget, self.far))
         loss, parts = forgetting, {"forget": forgetting.item()}
         if len(batch.keep):
             remain = self.states.kind[batch.keep] == REMAIN
@@ -191,6 +195,7 @@ class Trainer:
         while progress.step < self.schedule.end(progress):
             for group, lr in zip(prepared.param_groups, base, strict=True):
                 group["lr"] = lr * self.schedule.rate(progress)
+            self.far = len(progress.attacks) > self.config.adversarial
             row = self.step(model, prepared, progress.step)
             progress.step += 1
             if held and self.schedule.check_due(progress):
@@ -252,12 +257,13 @@ class Trainer:
         self.ranks.average([values])
         return {**dict(zip(row, values.tolist())), "step": row["step"]}
 
-    # ------------------------------------------------------------------------------------------ attacks
+    # ------------------------------------------------------------------------------------------- rounds
 
     def attack(self, progress: Progress) -> None:
-        """Begins a round: more shifts, which `follow` then takes to where the concept is drawn."""
-        generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + len(progress.attacks))
-        self.adversary.start(generator)
+        """Begins a round; an adversarial one with more shifts, which `follow` takes to where the concept is drawn."""
+        if len(progress.attacks) < self.config.adversarial:
+            generator = torch.Generator().manual_seed((self.config.seed + 1) * 1_000_003 + len(progress.attacks))
+            self.adversary.start(generator)
         progress.attacks.append(progress.step)
 
     def follow(self, batch: Batch) -> None:

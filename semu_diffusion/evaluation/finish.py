@@ -15,7 +15,7 @@ from ..diffusion.plain import plain
 from ..hub.card import write_card
 from .charts import before_after, loss_chart
 from .drawing import draw_together, team
-from .suites.pictograms import ROWS, knows, run_pictograms, write_report
+from .suites.pictograms import ROWS, knows, run_pictograms, weaker, write_report
 
 
 def plain_pictures(pipe, prompts: list[str], keep: list[str], seed: int = 0) -> dict:
@@ -37,11 +37,12 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     The working files of the erasure go away last: until then `--resume` has all this made again.
     """
     folder, config, first = erasure.folder, erasure.config, team().is_main_process
-    report, gone = None, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
+    report, less, gone = None, {}, erased_concepts({"before": erasure.facts["before"], "concept": config.concept})
     if first and erasure.progress.history:  # a closed form has none
         loss_chart(erasure.progress.history, folder / "loss.png")
     if knows("pictograms", base_model, gone):
         report, pictures = run_pictograms(erasure.pipe, gone, seeds_forget, 1, callback)
+        less = weaker(erasure.pipe, gone, callback=callback)
         if first:
             write_report(folder, report, pictures, gone)
     elif family_of(erasure.pipe, config.train).draws:
@@ -52,7 +53,7 @@ def finish(erasure, base_model: str, callback: Callback | None = None, seeds_for
     if not first:
         return report
     results = json.loads((folder / "results.json").read_text())
-    results["evaluation"] = report
+    results |= {"evaluation": report, **({"weaker": less} if less else {})}
     write_atomic(folder / "results.json", json.dumps(results, indent=1))
     write_card(folder, results, ROWS)
     if report:

@@ -169,6 +169,7 @@ def text(folder: Path, config: SemuConfig, results: dict, figures: Figures) -> s
         *usage(folder, base, config),
         "## How well\n",
         metrics_markdown(results.get("evaluation"), figures),
+        *weaker_markdown(results.get("weaker")),
         merged_markdown(results) if results.get("merged") else training_markdown(folder, training),
         files_markdown(folder),
         LIMITS.format(concepts=concepts),
@@ -241,6 +242,16 @@ def metrics_markdown(evaluation: dict | None, figures: Figures) -> str:
     return "\n".join(lines)
 
 
+def weaker_markdown(weaker: dict | None) -> list[str]:
+    """How much of the concept is gone where the adapter is used at less than full strength, as Markdown."""
+    if not weaker:
+        return []
+    share = lambda own: "{:.0f} ({:.0f}–{:.0f})".format(own["UA"], *own["interval"])  # noqa: E731
+    rows = [f"| {plain(strength)} | {share(own)} | {own['pictures']} |" for strength, own in weaker.items()]
+    intro = "A LoRA can be scaled. At less than full strength, with the 95 % interval of so many pictures:\n"
+    return [intro, "| strength | UA | pictures |", "|---|---|---|", *rows, ""]
+
+
 def training_markdown(folder: Path, training: dict) -> str:
     """How it was trained, and where the rest is written down."""
     if not training:
@@ -251,9 +262,10 @@ def training_markdown(folder: Path, training: dict) -> str:
         loss = ", the loss in `loss.png`" if (folder / "loss.png").is_file() else ""
         where = f"Options, seeds and versions are in `results.json`{loss}."
         return f"## Training\n\n{plain(training['method'])}: {steps}, {training['seconds']} s. {where}\n"
-    measured = (
-        "nothing was measured" if left is None else f"{left:.0%} of the way to the target left in held-out predictions"
-    )
+    measured = "nothing was measured"
+    if left is not None:
+        way = f"{left:.0%} of the way to the target left" if left >= 0 else f"past the target by {-left:.0%} of the way"
+        measured = f"{way} in held-out predictions"
     loss = ", the loss in `loss.png`" if (folder / "loss.png").is_file() else ""
     where = f"Options, seeds and versions are in `results.json`{loss}."
     return f"## Training\n\n{training['steps']} steps in {training['seconds']} s; {measured}. {where}\n"

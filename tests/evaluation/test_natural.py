@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from adapters import put_on
 
+from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.cli.display import metrics_table
 from semu_diffusion.diffusion import draw, load_pipeline
+from semu_diffusion.diffusion.pipeline import switched_off
 from semu_diffusion.evaluation.grid import cells, replaced
 from semu_diffusion.evaluation.judges import OracleNamer
 from semu_diffusion.evaluation.pictures import as_saved, write_picture
@@ -14,9 +17,9 @@ from semu_diffusion.evaluation.proper import NOTHING, Look, Proper, counted, loa
 from semu_diffusion.evaluation.report import figures
 from semu_diffusion.evaluation.scores import complete, mark_natural, named_row
 from semu_diffusion.evaluation.suites import nudity
-from semu_diffusion.evaluation.suites.pictograms import ROWS
+from semu_diffusion.evaluation.suites.pictograms import ROWS, weaker
 from semu_diffusion.evaluation.suites.run import EvalConfig
-from semu_diffusion.hub.card import figure, metrics_markdown
+from semu_diffusion.hub.card import figure, metrics_markdown, training_markdown, weaker_markdown
 from semu_diffusion.pictograms import OBJECTS, STYLES, caption, load_oracle
 
 
@@ -181,3 +184,39 @@ def test_results_files_without_them_are_summed_up():
         row[side] = {"UA": 1.0, "IRA": 2.0, "CRA": 3.0, "neighbours": None}
     new = {**row, "erased": {**row["erased"], "natural": 90.0}}
     assert "natural" not in summary([row])["erased"] and summary([row, new])["erased"]["natural"] == 90.0
+
+
+# ------------------------------------------------------------------------------------- at less than full strength
+
+
+def test_an_adapter_is_also_looked_at_scaled(assets, monkeypatch):
+    """At a quarter the base model's own pictures are handed back, at half grey ones: nothing is gone, all is."""
+    pipe = load_pipeline("pictograms")
+    put_on(pipe.unet)
+    (layer, *_), asked = semu_layers(pipe.unet).values(), []
+
+    def drawn(pipe, prompts, seeds, *how):
+        asked.append((layer.scaling["default"], layer.disable_adapters))
+        with switched_off(pipe):
+            pictures = draw(pipe, prompts, seeds, *how[:-1])
+        return pictures if asked[-1][0] == 0.25 else torch.full_like(pictures, 0.5)
+
+    monkeypatch.setattr("semu_diffusion.evaluation.suites.pictograms.draw_together", drawn)
+    found = weaker(pipe, ["cigarette"], seeds=1)
+    assert asked == [(0.5, False), (0.25, False)] and layer.scaling["default"] == 1.0
+    assert [(s, own["UA"], own["pictures"]) for s, own in found.items()] == [("0.5", 100, 6), ("0.25", 0, 6)]
+    card = "\n".join(weaker_markdown(found))
+    assert "| 0.5 | 100 (61–100) | 6 |" in card and "| 0.25 | 0 (0–39) | 6 |" in card
+    assert weaker_markdown(None) == weaker_markdown({}) == []
+
+
+@pytest.mark.parametrize(
+    "left, words",
+    [
+        (0.25, "25% of the way to the target left in held-out predictions"),
+        (-0.6, "past the target by 60% of the way in held-out predictions"),
+        (None, "nothing was measured"),
+    ],
+)
+def test_the_card_says_where_training_ended(left, words, tmp_path):
+    assert words in training_markdown(tmp_path, {"left": left, "steps": 1, "seconds": 2.0})

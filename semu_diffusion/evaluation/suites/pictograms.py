@@ -9,14 +9,14 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import name_of
 from ...diffusion.families import sampler_of
-from ...diffusion.pipeline import EMBEDDED, is_embedded, switched_off
+from ...diffusion.pipeline import EMBEDDED, is_embedded, set_scale, switched_off
 from ...diffusion.plain import plain
 from ...pictograms.oracle import load_oracle
 from ...pictograms.words import ASSETS
 from ...versions import versions
 from ..charts import before_after, concept_chart
 from ..drawing import draw_shots, draw_together, source_of
-from ..grid import evaluate, showcase, split
+from ..grid import cells, draw_cells, evaluate, interval, percent, pool, showcase, split, tally
 from ..intervals import INTERVALS
 from ..judges import weights_hash
 from ..pictures import as_saved, read_pictures, write_gallery
@@ -35,6 +35,7 @@ ROWS = [
     ("drift", "mean absolute pixel difference of kept pictures"),
 ]
 SAMPLER_STEPS, GUIDANCE, BATCH = 10, 3.0, 48
+WEAKER = (0.5, 0.25)  # strengths at which an adapter is looked at besides its own
 # What other suites draw and judge the embedded model with, unless they are told otherwise.
 ITS_OWN = {"classifier": "pictograms", "steps": SAMPLER_STEPS, "guidance": GUIDANCE, "batch_size": BATCH}
 
@@ -93,6 +94,31 @@ def run_pictograms(
         "versions": versions(),
     }
     return report, pictures
+
+
+def weaker(
+    pipe, concepts: list[str], strengths: tuple[float, ...] = WEAKER, seeds: int = 2, callback: Callback | None = None
+) -> dict[str, dict]:
+    """UA with the adapter at less than its full strength: strength -> {"UA", "interval", "pictures"}, in percent.
+
+    An adapter that is shipped as a LoRA is scaled by whoever uses it. The pipeline is left at strength 1.
+    """
+    names, oracle, found = [name_of(c) for c in concepts], load_oracle(ASSETS / "oracle"), {}
+    shown, advance = cells(names, seeds)[0], (callback or Callback()).advance
+
+    def drawn(prompts: list[str], noise: list[int]) -> torch.Tensor:
+        return as_saved(draw_together(pipe, prompts, noise, SAMPLER_STEPS, GUIDANCE, BATCH, advance))
+
+    try:
+        with plain(pipe):
+            for strength in strengths:
+                set_scale(pipe, strength)
+                named, total = pool(tally(draw_cells(drawn, shown), shown, oracle), split(names))
+                gone = total - named, total
+                found[str(strength)] = {"UA": percent(*gone), "interval": interval(*gone), "pictures": total}
+    finally:
+        set_scale(pipe, 1.0)
+    return found
 
 
 def knows(suite: str, pipe_path: str, concepts: list[str]) -> bool:
