@@ -246,7 +246,47 @@ def wordings(found: dict) -> str:
     return "\n".join([table(head, rows), "", by_wording, "", missing + not_defaults(found) + made_with(found)])
 
 
-BLOCKS = {"anchors.md": ("anchors", anchors), "evaluation.md": ("wordings", wordings)}
+def fused(found: dict) -> str:
+    """Adapters that were made one by one, all on and fused."""
+    rows = []
+    for row in found["rows"]:
+        worst = min(row["UA_each"], key=row["UA_each"].get)
+        values = [row["erased"]["UA"], row["IRA_change"], row["CRA_change"]]
+        own = row.get("merged", row["training"])
+        cost = [f"{own['bytes'] / 1e6:.1f}", f"{own['seconds']:.0f}" if "merged" in row else "–"]
+        named = {"stack": "all on", "fuse": "fused"}[row["way"]]
+        scores = [f"{values[0]:.1f}", *(f"{v:+.1f}" for v in values[1:])]
+        rows.append([str(row["count"]), named, *scores, f"{worst}, {row['UA_each'][worst]:.0f}", *cost])
+    head = ["adapters", "", "UA", "IRA against the base model", "CRA", "worst UA", "MB", "s of fusing"]
+    return "\n".join([table(head, rows), "", made_with(found)])
+
+
+def sizes(found: dict) -> str:
+    """What files of several sizes score, over all concepts; of each way the largest file."""
+    rows, whole = [], found["unet_bytes"]
+    for way, own in found["summary"].items():
+        native, lora = own["bytes"].values()
+        bytes_ = [
+            f"{native / 1e6:.2f}",
+            f"{100 * native / whole:.1f}",
+            f"{lora / 1e6:.2f}",
+            f"{100 * lora / whole:.1f}",
+        ]
+        scores = [shown(own.get(k), k) for k in ("UA", "IRA", "CRA", "neighbours", "natural")]
+        rows.append([way, *bytes_, f"{100 * own['sd15_share']:.2f}", *scores])
+    head = ["way", "native, MB", "% of the UNet", "LoRA, MB", "% of the UNet", "% of SD 1.5's UNet, counted"]
+    head += ["UA", "IRA", "CRA", "neighbours", "natural"]
+    names = list(dict.fromkeys(row["concept"] for row in found["rows"]))
+    text = f"Means over {', '.join(names)}. SD 1.5's layers have the mean ranks of these here.\n"
+    return "\n".join([table(head, rows), "", text, made_with(found)])
+
+
+BLOCKS = {
+    "anchors.md": ("anchors", anchors),
+    "evaluation.md": ("wordings", wordings),
+    "many.md": ("many_fused", fused),
+    "formats.md": ("sizes", sizes),
+}
 
 
 def filled(page: str, name: str, text: str) -> str:

@@ -116,7 +116,7 @@ def run_other(load: Callable[[], object], method: str, config: EraseConfig, eval
     clock, pipe = Clock(), load()
     budget = Budget(evaluations, config.latents, config.keep_latents, config.sampler_steps, config.guidance,
                     config.batch_size)  # fmt: skip
-    with mock.patch.object(Work, "_draw", clock.timed("drawing", Work._draw)):
+    with mock.patch.object(Work, "draw", clock.timed("drawing", Work.draw)):
         _, facts = clock.timed("training", edit)(method, pipe, config.concept[0], budget, 0)
     kept = {k: facts[k] for k in ("evaluations", "gradient_evaluations", "trained_percent")}
     return {"seconds": sum(clock.seconds.values()), "phases": dict(clock.seconds), **kept}

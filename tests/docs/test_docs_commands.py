@@ -157,6 +157,6 @@ def test_every_command_is_in_the_docs_and_every_option_in_them_exists():
     assert all(f"`semu {name}" in text for name in NAMES)
     tree = typer.main.get_command(make_app())
     options = {o for c in (tree, *tree.commands.values()) for p in c.params for o in p.opts}
-    named = set(re.findall(r"`(--[a-z][a-z-]+)", text))
+    named = set(re.findall(r"`(--[a-z][a-z-]+)\b", text))
     former = {"--adapter", "--refresh"}
     assert len(named) > 30 and not sorted(named - former - options)

@@ -23,7 +23,7 @@ from semu_diffusion.diffusion.erasers.uce import embeddings, solve
 from semu_diffusion.diffusion.pipeline import denoiser
 
 SMALL = Budget(evaluations=110, latents=4, keep_latents=4, sampler_steps=3, batch_size=4)
-OURS = replace(SMALL, evaluations=170)  # its stop rule looks at held-out records
+OURS = replace(SMALL, evaluations=180)  # its stop rule looks at held-out records
 QUICK = {"gradient_records": 8, "moment_records": 8, "steps": 2}  # of our own methods
 
 

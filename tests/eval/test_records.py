@@ -85,7 +85,8 @@ def test_the_pages_of_measured_results_are_those_of_the_files(tmp_path, monkeypa
     monkeypatch.setattr("sys.argv", ["tables", "--output", str(tmp_path / "pictograms.md")])
     monkeypatch.chdir(tables.RESULTS.resolve().parents[1])
     tables.main()
-    assert {page.name for page in tmp_path.iterdir()} == {"pictograms.md", *tables.BLOCKS}
+    there = {page for page, (name, _) in tables.BLOCKS.items() if (tables.RESULTS / f"{name}.json").is_file()}
+    assert {page.name for page in tmp_path.iterdir()} == {"pictograms.md", *there} and there
     for page in tmp_path.iterdir():
         assert page.read_text() == Path("docs", page.name).read_text()
 

@@ -37,7 +37,7 @@ def affordable(config: EraseConfig, budget: Budget) -> int:
     drawn = config.sampler_steps * (3 * config.latents + 2 * config.keep_latents)
     basis = config.gradient_records + (config.moment_records if config.geometry == "remain" else 0)
     each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
-    steps = int((budget.evaluations - drawn - basis) / each)
+    steps = int((budget.evaluations - drawn - basis - HELD_OUT) / each)  # what is left is measured at the end, too
     if steps < 1:
         raise ValueError(f"the budget of {budget.evaluations} evaluations leaves no training step; raise it")
     return steps
