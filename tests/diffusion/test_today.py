@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from test_own_sampler import latents_of, own_trajectory, unpacked
+from tiny_clip import build_clip
 from tiny_dits import NAMES, build_dit
 
 from semu_diffusion import draw, erase, load_adapter, load_pipeline
@@ -14,6 +15,7 @@ from semu_diffusion.adapter.weights import LORA
 from semu_diffusion.diffusion.export import export
 from semu_diffusion.diffusion.families import family_of, wan
 from semu_diffusion.diffusion.pipeline import switched_off
+from semu_diffusion.evaluation.suites.run import EvalConfig, run_suite
 
 SHORT = {"geometry": "euclidean", "latents": 2, "keep_latents": 2, "sampler_steps": 2, "batch_size": 2, "steps": 2,
          "max_rank": 2, "strength": 1.0, "lr": 0.1, "anchor": "apple", "near": 0.0}  # fmt: skip
@@ -32,6 +34,16 @@ def small_videos():
 def made(tmp_path_factory):
     """Name -> the pipeline of a family, built once; nothing may change it."""
     return functools.cache(lambda name: build_dit(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A function that evaluates a pipeline with its adapter by a tiny CLIP: the suite's report."""
+    folder = tmp_path_factory.mktemp("judge")
+    build_clip(folder / "clip")
+    (folder / "prompts.csv").write_text("prompt,seed,class\na picture of a cigarette,0,cigarette\na cat,1,cat\n")
+    config = EvalConfig("custom", ["cigarette"], str(folder / "prompts.csv"), clip=str(folder / "clip"), steps=2)
+    return lambda pipe, output: run_suite(pipe, config, output, {"sha256": "0", "scale": 1.0})[0]
 
 
 @torch.no_grad()
@@ -54,7 +66,7 @@ def test_a_trajectory_is_that_of_the_pipeline(name, made):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_erased_reloaded_and_as_a_lora(name, made, tmp_path):
+def test_erased_reloaded_judged_and_as_a_lora(name, made, judged, tmp_path):
     pipe, fresh = copy.deepcopy(made(name)), copy.deepcopy(made(name))
     base = predict(pipe)
     with warnings.catch_warnings():
@@ -76,6 +88,8 @@ def test_erased_reloaded_and_as_a_lora(name, made, tmp_path):
     assert (tmp_path / "out" / LORA).is_file()
     picture = draw(pipe, ["a cat"], [0], steps=2)
     assert picture.shape == (1, 3, *family_of(pipe).image_size) and picture.isfinite().all()
+    report = judged(pipe, tmp_path / "scores")
+    assert report["erased"]["counts"] == {"forget": 1, "keep": 1} and report["erased"]["drift"] > 0
 
 
 @pytest.mark.parametrize("name", ["z_image", "wan"])

@@ -70,7 +70,11 @@ def test_quotes_and_lines(tmp_path):
         ("a.csv", "prompt\na cat, asleep\n", "a.csv, line 2: 2 fields under 1 names"),
         ("a.csv", 'prompt,seed\na,1\n"a cat,4\nb,2\n', "a.csv, line 3: .*quote left open"),
         ("a.csv", "prompt, Prompt\na,b\n", "a.csv has two columns named prompt"),
-        ("a.csv", "words,seed\na,1\n", "a.csv has no column adv_prompt or prompt or caption or text; its columns: words, seed"),
+        (
+            "a.csv",
+            "words,seed\na,1\n",
+            "a.csv has no column adv_prompt or prompt or caption or text; its columns: words, seed",
+        ),
         ("a.csv", "prompt,seed\na,1\nb,x\n", "a.csv, line 3: the seed 'x' is no whole number"),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt": \n', "a.jsonl, line 2: no JSON"),
         ("a.jsonl", '{"prompt": "a"}\n\n[1]\n', "a.jsonl, line 3: expected an object or a text"),
