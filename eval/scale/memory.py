@@ -108,7 +108,7 @@ CHECKS = {
                        "gradient_records": 32}),
     "half": (16, {"latents": 3, "keep_latents": 20, "sampler_steps": 2, "batch_size": 1, "moment_records": 40,
                   "gradient_records": 4}),
-    "sd15": (16, {"latents": 3, "keep_latents": 2, "sampler_steps": 2, "batch_size": 1, "moment_records": 4,
+    "sd15": (16, {"latents": 3, "keep_latents": 20, "sampler_steps": 2, "batch_size": 1, "moment_records": 40,
                   "gradient_records": 4}),
 }  # fmt: skip
 
