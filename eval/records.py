@@ -46,6 +46,14 @@ def option(text: str) -> tuple[str, object]:
         raise argparse.ArgumentTypeError(f"cannot read the value of {text!r}") from None
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a program with sizes, whose tiny one is for tests: it may not take the results file's place."""
+    args = parser.parse_args()
+    if args.size == "tiny" and args.output == parser.get_default("output"):
+        parser.error("the tiny size is no result: give it another --output")
+    return args
+
+
 def add_set(parser: argparse.ArgumentParser, flag: str = "--set", help: str = "an option of semu erase") -> None:
     """A repeatable flag for options of `semu erase`; `dict` of the parsed value has them by keyword."""
     parser.add_argument(flag, action="append", default=[], type=option, metavar="OPTION=VALUE", help=help)

@@ -37,7 +37,7 @@ from semu_diffusion.adapter.subspace import all_bases, at_once
 from semu_diffusion.adapter.weights import semu_layers
 from semu_diffusion.versions import versions
 
-from ..records import command, machine, make_parser, read_json, write_json
+from ..records import command, machine, make_parser, parsed, read_json, write_json
 from .models import CONFIGS, VARIANTS, inputs, make, merge, restore, shapes, unmerge, write_pipeline
 
 GAMMA = 0.9
@@ -337,10 +337,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--cli", nargs=argparse.REMAINDER, default=[], help="further options of semu erase; last")
     parser.add_argument("--output", type=Path, default=Path("eval/results/scale.json"))
-    args = parser.parse_args()
-    if args.size == "tiny" and args.output == parser.get_default("output"):
-        parser.error("the tiny size is no result: give it another --output")
-    return args
+    return parsed(parser)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from semu_diffusion.diffusion.pipeline import EMBEDDED
 from semu_diffusion.versions import versions
 
 from ..peers.diffusion import Budget, Meter, Work, edit
-from ..records import command, machine, make_parser, read_json, write_json
+from ..records import command, machine, make_parser, parsed, read_json, write_json
 from .benchmark import ratios
 from .models import as_semu, restore, write_pipeline
 from .peaks import watched
@@ -172,10 +172,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--latents", type=int, default=8, help="height and width of the latents of random weights")
     parser.add_argument("--rounds", type=int, default=3, help="of the ways to take a step, on the embedded model")
     parser.add_argument("--output", type=Path, default=Path("eval/results/phases.json"))
-    args = parser.parse_args()
-    if args.size == "tiny" and args.output == parser.get_default("output"):
-        parser.error("the tiny size is no result: give it another --output")
-    return args
+    return parsed(parser)
 
 
 def main() -> None:

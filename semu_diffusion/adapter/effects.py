@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .base_layers import device_of, full_precision, is_linear
-from .gradients import eval_mode, padded
+from .gradients import padded, show_inputs
 from .layer import SemuLayer, held
 from .moments import squares
 from .ranks import ALONE, Ranks
@@ -84,13 +84,7 @@ def effects(
     """
     sums = {name: Effect(layer, adapter_name) for name, layer in semu_layers(model, adapter_name).items()}
     hook = lambda own: lambda layer, args: own.add(args[0].detach())  # noqa: E731
-    handles = [own.layer.register_forward_pre_hook(hook(own)) for own in sums.values()]
-    try:
-        with torch.no_grad(), eval_mode(model):
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    show_inputs(model, {own.layer: hook(own) for own in sums.values()}, forward)
     for own in sums.values():
         own.add_up(ranks)
     return {name: own.root(damping) for name, own in sums.items() if own.count}

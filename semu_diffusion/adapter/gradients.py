@@ -8,7 +8,7 @@ is kept and G = sum of g x^T is formed from the output's gradient g (N, m), one 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,17 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def show_inputs(model: nn.Module, hooks: Mapping[nn.Module, Callable], forward: Callable[[], object]) -> None:
+    """Runs the model in eval mode and without gradients, while each layer's inputs are shown to its hook first."""
+    handles = [layer.register_forward_pre_hook(hook) for layer, hook in hooks.items()]
+    try:
+        with torch.no_grad(), eval_mode(model):
+            forward()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def gradients(

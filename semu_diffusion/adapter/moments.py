@@ -16,7 +16,7 @@ from torch import nn
 from .base_layers import device_of, full_precision, is_linear, matrix_shape, weight_shape
 from .config import SemuConfig
 from .decompose import gram_matrix
-from .gradients import eval_mode, patches
+from .gradients import patches, show_inputs
 from .model import find_layers
 from .ranks import ALONE, Ranks
 
@@ -282,12 +282,6 @@ def second_moments(
         ranks: The processes whose `forward`s together are what is to be seen; all get the same moments.
     """
     watch = Watch(find_layers(model, config), share, on_host)
-    handles = [layer.register_forward_pre_hook(watch.hook(name)) for name, layer in watch.layers.items()]
-    try:
-        with torch.no_grad(), eval_mode(model):
-            forward()
-    finally:
-        for handle in handles:
-            handle.remove()
+    show_inputs(model, {layer: watch.hook(name) for name, layer in watch.layers.items()}, forward)
     watch.add_up(ranks)
     return second_moments(model, config, forward, False, on_host, ranks) if watch.changed else watch.means()

@@ -154,4 +154,4 @@ def test_it_is_refused_where_it_makes_no_sense(options, says):
 
 
 def test_given_pictures_are_enough_to_hold_the_rest():
-    EraseConfig(concept="cigarette", lasting=1, keep_weight=0, retain_images="folder")
+    assert EraseConfig(concept="cigarette", lasting=1, keep_weight=0, retain_images="folder").lasting == 1
