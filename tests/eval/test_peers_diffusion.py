@@ -18,7 +18,7 @@ from eval.peers.diffusion.sfron import ascent
 from eval.peers.diffusion.work import Meter, Work
 from semu_diffusion.diffusion import load_pipeline
 from semu_diffusion.diffusion.concepts import Pair, vocabulary_of
-from semu_diffusion.diffusion.erasers.tokens import aligned, positions, token_ids
+from semu_diffusion.diffusion.erasers.tokens import aligned, positions
 from semu_diffusion.diffusion.erasers.uce import embeddings, solve
 from semu_diffusion.diffusion.pipeline import denoiser
 
@@ -100,7 +100,8 @@ def test_uce_needs_no_run_of_the_model_and_changes_keys_and_values_only(pipe):
 
 def test_concept_tokens_and_their_counterparts(pipe):
     pair = Pair("a picture of a cigarette in neon style", "a picture in neon style")
-    ids = [token_ids(pipe.tokenizer, p) for p in (pair.prompt, pair.anchor)]
+    padded = {"padding": "max_length", "truncation": True, "max_length": pipe.tokenizer.model_max_length}
+    ids = [pipe.tokenizer(p, **padded).input_ids for p in (pair.prompt, pair.anchor)]
     at = positions(pipe.tokenizer, pair.prompt, ["cigarette"])
     assert pipe.tokenizer.decode([ids[0][k] for k in at]).strip() == "cigarette"
     found = dict(aligned(pipe.tokenizer, pair, ["cigarette"]))

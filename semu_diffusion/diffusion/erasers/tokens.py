@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from ..concepts import Pair, forms
 
 
-def token_ids(tokenizer, prompt: str) -> list[int]:
-    """Padded ids of a prompt, as the text encoder gets them."""
-    return tokenizer(prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
-
-
 def content(tokenizer, prompt: str) -> list[int]:
     """Ids of the words alone."""
     return tokenizer(prompt, add_special_tokens=False).input_ids[: tokenizer.model_max_length - 2]
