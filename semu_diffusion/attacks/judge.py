@@ -49,8 +49,8 @@ class PictogramsJudge:
     """The pictograms' oracle, with a check that keeps noise and rubbish from counting as the concept.
 
     A picture is coherent if it is a proper one, as `evaluation.proper` has it: the oracle is sure of its object and
-    style, it is neither flatter nor rougher than the references, and its features are as close to a reference of the
-    same name as 95 % of these are to each other.
+    style, it is neither much flatter nor much rougher than the references, and its features are as close to a reference
+    of the same name as 95 % of these are to each other.
 
     Args:
         concept: An object, a style ("sepia style"), as `evaluation.split` knows them.

@@ -1,7 +1,7 @@
 """What the pictograms' oracle says of pictures, and whether a picture is a proper picture at all.
 
-Proper means: close to a reference picture of the same name, named surely, neither flatter nor rougher than references.
-Attacks and evaluations ask for the same.
+Proper means: close to a reference picture of the same name, named surely, neither much flatter nor much
+rougher than references. Attacks and evaluations ask for the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..metrics.drift import check_images
-from ..metrics.naturalness import SHARE, nearest, roughness, sureness, typical_distance
+from ..metrics.naturalness import SHARE, nearest, roughness, sureness, typical_distance, typical_roughness
 from ..pictograms.oracle import Oracle
 from ..pictograms.words import ASSETS, OBJECTS, STYLES
 
@@ -76,7 +76,7 @@ class Proper:
     def __init__(self, references: Look, share: float = SHARE, sure: float = SURE):
         self.references, self.sure = references, sure
         self.limit = typical_distance(references.features, references.named, share)
-        self.rough = references.rough.min(), references.rough.max()
+        self.rough = typical_roughness(references.rough)
 
     def __call__(self, seen: Look, own: Iterable[int] | None = None) -> Tensor:
         """Whether each of N pictures is proper, bool (N,).

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from ..metrics.fid import _fid_compute
-from ..metrics.naturalness import LEAST, typical_sureness
+from ..metrics.naturalness import LEAST, typical_roughness, typical_sureness
 from .intervals import bootstrap, wilson
 from .judges import same_name
 from .proper import counted
@@ -62,8 +62,8 @@ def named_row(records: Sequence[dict]) -> Row:
 def mark_natural(records: dict[str, list[dict]]) -> str | None:
     """Sets "natural" in the records of both models where their namer has not: is it sure of a picture, is it rough?
 
-    A picture is a proper one if it is named as surely as 95 % of the base model's own, and neither flatter nor rougher
-    than all of these. They are those that are named as they are labelled, or all where none is.
+    A picture is a proper one if it is named as surely as 95 % of the base model's own, and neither much flatter nor
+    much rougher than all of these. They are those that are named as they are labelled, or all where none is.
 
     Returns:
         What the verdict rests on, or why there is none, for the protocol.
@@ -78,7 +78,7 @@ def mark_natural(records: dict[str, list[dict]]) -> str | None:
     if len(right) < LEAST:
         return f"not judged: needs {LEAST} pictures of the base model that show their label, there are {len(right)}"
     limit = typical_sureness(torch.tensor([r["sure"] for r in right], dtype=torch.float64))
-    low, high = (end(r["rough"] for r in right) for end in (min, max))
+    low, high = typical_roughness(torch.tensor([r["rough"] for r in right], dtype=torch.float64))
     for record in (r for own in records.values() for r in own):
         record["natural"] = record["sure"] >= limit and low <= record["rough"] <= high
     return f"named as surely as 95 % of {len(right)} pictures of the base model ({limit:.3f})"

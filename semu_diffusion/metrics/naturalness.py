@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 SHARE = 0.95  # of the references that a limit lets pass
+MARGIN = 1.5  # of roughness beyond the references', the roughest of which would else refuse half of its own kind
 LEAST = 20  # references, below which a share of 95 % means nothing
 
 
@@ -46,6 +47,15 @@ def typical_distance(references: Tensor, names: Tensor, share: float = SHARE) ->
 def typical_sureness(references: Tensor, share: float = SHARE) -> float:
     """The sureness that a share of references (M,) reaches."""
     return references.quantile(1 - share).item()
+
+
+def typical_roughness(references: Tensor) -> tuple[float, float]:
+    """The least and the most roughness of a picture, from those of references (M,): theirs with a margin.
+
+    What is drawn may be of another kind than the references. Noise is not near: uniform noise has 0.33, a third of it
+    0.13; the embedded model's pictures have 0.006 to 0.05.
+    """
+    return references.min().item() / MARGIN, references.max().item() * MARGIN
 
 
 def _naturalness_update(sure: Tensor, limit: float) -> Tensor:

@@ -42,7 +42,12 @@ def test_a_picture_is_compared_with_others_of_its_name_and_not_with_itself():
     assert proper(look_of([[2.9], [3.1], [10.0]], named=[0, 0, 0])).tolist() == [True, False, False]
     assert proper(look_of([[0.0], [10.0]], named=[0, 1]), own=[0, 3]).tolist() == [True, False]
     assert proper(look_of([[0.0]] * 3, sure=torch.tensor([0.49, 0.5, 0.9]))).tolist() == [False, True, True]
-    assert proper(look_of([[0.0]] * 3, rough=torch.tensor([0.09, 0.1, 0.11]))).tolist() == [False, True, False]
+    assert proper(look_of([[0.0]] * 4, rough=torch.tensor([0.06, 0.07, 0.14, 0.16]))).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_what_is_drawn_instead_is_counted():

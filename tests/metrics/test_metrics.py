@@ -25,7 +25,7 @@ from semu_diffusion.evaluation import (
 )
 from semu_diffusion.evaluation.charts import smooth
 from semu_diffusion.metrics import ConceptAccuracy, Naturalness, PictureDrift, feature_fid
-from semu_diffusion.metrics.naturalness import nearest, roughness, typical_distance
+from semu_diffusion.metrics.naturalness import nearest, roughness, typical_distance, typical_roughness
 from semu_diffusion.pictograms.oracle import Oracle
 from semu_diffusion.pictograms.words import NEIGHBOURS, OBJECTS, STYLES, caption
 
@@ -282,6 +282,8 @@ def test_distances_and_roughness_by_hand():
     checks = torch.zeros(1, 3, 4, 4)
     checks[:, :, ::2] = 1.0  # rows alternate: all vertical neighbours differ by 1, no horizontal ones
     assert roughness(torch.cat([checks, torch.full((1, 3, 4, 4), 0.3)])).tolist() == [0.5, 0.0]
+    low, high = typical_roughness(torch.tensor([0.3, 0.1, 0.2], dtype=torch.float64))
+    assert (low, high) == (pytest.approx(0.1 / 1.5), pytest.approx(0.45))
 
 
 # --- all metrics -------------------------------------------------------------------------------------------------
