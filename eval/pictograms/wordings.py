@@ -25,13 +25,15 @@ WORDING = ("UA", "natural", "drawn", "pictures", "counts")
 def erase_and_reword(concept: str, options: dict, seeds: int, folder: Path) -> dict:
     """One concept: a fresh pipeline, `erase`, the suite wordings, and the anchor as the base model draws it."""
     from semu_diffusion.diffusion import EraseConfig, load_pipeline, run_erasure
+    from semu_diffusion.diffusion.pipeline import denoiser
+    from semu_diffusion.evaluation.judges import weights_hash
     from semu_diffusion.evaluation.suites.pictograms import ITS_OWN
     from semu_diffusion.evaluation.suites.run import EvalConfig, run_suite
 
     pipe = load_pipeline("pictograms")
     erasure = run_erasure(pipe, EraseConfig(concept=concept, **options))
     config = EvalConfig("wordings", [concept], seeds=seeds, **ITS_OWN)
-    report, records = run_suite(pipe, config, folder, {"sha256": None, "scale": 1.0})
+    report, records = run_suite(pipe, config, folder, {"sha256": weights_hash(denoiser(pipe)), "scale": 1.0})
     (anchors,) = erasure.facts["anchors"].values()
     per_wording = report["erased"]["per_wording"]
     counting = [r for r in records["erased"] if per_wording[r["group"]]["counts"]]
