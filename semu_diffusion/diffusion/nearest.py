@@ -114,7 +114,7 @@ def answer_distances(
 
     On states of the concept's own trajectories, every second of them; processes share the words out.
     """
-    frames = frames_of(concept, vocabulary)
+    frames = [f for f in frames_of(concept, vocabulary) if f.answer is None]  # the others draw less surely
     frames = [frames[k * len(frames) // SENTENCES] for k in range(SENTENCES)] if len(frames) > SENTENCES else frames
     said = {w: [say(f, w, concept.kind) for f in frames] for w in (concept.name, *words)}
     without = [f.without for f in frames]

@@ -19,6 +19,7 @@ from semu_diffusion.diffusion.concepts import (
     strangers,
     vocabulary_of,
 )
+from semu_diffusion.diffusion.concepts.prompts import LOOSE
 
 WORDS = Vocabulary(SUBJECTS, STYLES)
 
@@ -84,7 +85,21 @@ def test_style_pairs_keep_the_subject():
 def test_pairs_span_all_contexts_and_templates():
     prompts = {p.prompt for p in forget_pairs("cigarette", "", WORDS)}
     several = {"an image of cigarettes", *(f"an image of cigarettes in {s} style" for s in STYLES)}
-    assert prompts == {phrase("cigarette", s, k) for k in range(len(TEMPLATES)) for s in (None, *STYLES)} | several
+    loose = {form.format(a="a cigarette", o="cigarette", style=s) for form in LOOSE for s in STYLES}
+    captions = {phrase("cigarette", s, k) for k in range(len(TEMPLATES)) for s in (None, *STYLES)}
+    assert prompts == captions | several | loose
+    assert len(loose) == len(LOOSE) * len(STYLES) and not loose & captions
+
+
+def test_sentences_that_no_caption_has_are_answered_by_the_plainest_caption():
+    """The model draws a neon apple from a caption better than from "one apple, neon style"."""
+    answers = {p.prompt: p.anchor for p in forget_pairs("cigarette", "apple", WORDS)}
+    assert answers["one cigarette, neon style"] == "a picture of an apple in neon style"
+    assert answers["cigarette neon"] == "apple neon"  # a caption: by the same one
+    nothing = {p.prompt: p.anchor for p in forget_pairs("cigarette", "", WORDS)}
+    assert nothing["one cigarette, neon style"] == "a picture in neon style"
+    everybody = forget_pairs("cigarette", "apple", COMMON)
+    assert not any(p.prompt.startswith("one cigarette") for p in everybody)  # real models read English
 
 
 def test_a_concept_out_of_the_vocabulary():

@@ -13,10 +13,14 @@ from .vocabulary import Vocabulary
 
 
 class Frame(NamedTuple):
-    """A sentence about the concept, and what is left of it without: {a} with its article, {o} without, {s} plural."""
+    """A sentence about the concept, and what is left of it without: {a} with its article, {o} without, {s} plural.
+
+    answer: The sentence about what is drawn instead; None: the same one.
+    """
 
     text: str
     without: str
+    answer: str | None = None
 
 
 @dataclass(frozen=True)

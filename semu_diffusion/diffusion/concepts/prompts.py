@@ -22,6 +22,16 @@ TEMPLATES = (
     ("{o} {style}", "{o}", "{style}"),
     ("an image of {a} in {style} style", "an image of {a}", "an image in {style} style"),
 )
+# An object in sentences that no caption has. What such a model makes of these is often no picture of anything, so they
+# are answered by what it draws well: the anchor in the first of the templates.
+LOOSE = (
+    "one {o}, {style} style",
+    "{style} style, that is {a}",
+    "there is {a} here, {style} style",
+    "a new {o}, {style} style",
+    "look at your {o}, {style} style",
+    "{a} and no other thing, {style} style",
+)
 # For all others, whose common styles are ways to make a picture: {m} is that with its article.
 MEDIA = (
     ("{m} of {a}", "a picture of {a}", "{m}"),
@@ -145,7 +155,8 @@ def _word_pairs(concept: Concept, instead: list[str], vocabulary: Vocabulary, rn
         own = (name,) * 3 if concept.kind in ("person", "character") else _ways(name)
         for frame in frames_of(concept, vocabulary):
             anchor = instead[0] if len(instead) == 1 else rng.choice(instead)
-            pairs.append(Pair(_said(frame, *own), _said(frame, *_ways(anchor)) if anchor else frame.without))
+            answer = frame._replace(text=frame.answer or frame.text)
+            pairs.append(Pair(_said(frame, *own), _said(answer, *_ways(anchor)) if anchor else frame.without))
     return list(dict.fromkeys(pairs))
 
 
@@ -167,10 +178,16 @@ def frames_of(concept: Concept, vocabulary: Vocabulary) -> list[Frame]:
     """The sentences for a concept: the captions of a model that brings its words, or the kind's own."""
     if concept.kind == "object" and not vocabulary.common:
         forms = (*TEMPLATES, ("an image of {s} in {style} style", "an image of {s}", TEMPLATES[-1][2]))
-        return [
+        captions = [
             Frame(both.replace("{style}", style), alone.format(style=style)) if style else Frame(subject, "")
             for both, subject, alone in forms
             for style in (None, *vocabulary.styles)
+        ]
+        plainest, _, without = TEMPLATES[0]
+        return captions + [
+            Frame(*(form.replace("{style}", style) for form in (text, without, plainest)))
+            for style in vocabulary.styles
+            for text in LOOSE
         ]
     if concept.kind != "style":  # none that is about the concept anyway: "a person with a person"
         return [f for f in KINDS[concept.kind].frames if not concept.named_in(f.text.replace("{", "").replace("}", ""))]
