@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from semu_diffusion.cli.app import COMMANDS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -53,7 +55,10 @@ def test_import_leaves_the_heavy_libraries_alone():
     assert not {"diffusers", "transformers", "peft"} & set(modules)
 
 
-@pytest.mark.parametrize("words", (["--version"], ["--help"], ["app", "--help"], ["erasse"]), ids=" ".join)
+HELP = [[name, "--help"] for commands in COMMANDS.values() for name in commands]
+
+
+@pytest.mark.parametrize("words", (["--version"], ["--help"], ["erasse"], *HELP), ids=" ".join)
 def test_the_shell_answers_before_torch_is_there(words):
     code = f"""import json, sys
 sys.argv = ["semu", *{words}]
@@ -66,7 +71,7 @@ except SystemExit: print(json.dumps(sorted(sys.modules)))"""
 
 
 def test_commands_are_listed_as_they_call_themselves():
-    from semu_diffusion.cli.app import COMMANDS, find
+    from semu_diffusion.cli.app import find
 
     for name, (place, about) in ((n, c) for commands in COMMANDS.values() for n, c in commands.items()):
         assert inspect.getdoc(find(place)).split("\n\n")[0].replace("\n", " ") == about, name

@@ -10,9 +10,6 @@ from typing import Annotated
 
 import typer
 
-from ..adapter.claims import WORK, check_output, claimed
-from ..attacks.judge import pictograms_judge
-from ..attacks.results import FILE, read_done, write_results
 from .adapted import Run, takes_run
 from .errors import resumable, resume_hint
 from .loading import Loading, loads_model
@@ -54,7 +51,10 @@ def attack(
 
     semu attack no-cigarette --output attacks
     """
+    from ..adapter.claims import WORK, check_output, claimed
     from ..attacks.given import read_given
+    from ..attacks.judge import pictograms_judge
+    from ..attacks.results import FILE, read_done, write_results
     from ..attacks.suite import AttackConfig, run_attacks
 
     check_names(names)

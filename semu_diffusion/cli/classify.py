@@ -8,17 +8,17 @@ import typing
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..classification.config import UnlearnConfig
-from ..classification.labels import class_numbers
-from ..classification.models import open_classifier
-from ..classification.splits import Split, choose_split
 from .errors import resumable
 from .groups import keyword, taking
 from .options import Device, Json, Overwrite, Quiet, output_folder
+
+if TYPE_CHECKING:
+    from ..classification.splits import Split
 
 DEFAULT = UnlearnConfig(alpha=0.0)
 UNSAID = ("whole_class", "share", "seed", "target_modules")  # known from the split, or no choice of most people
@@ -56,6 +56,9 @@ class Chosen:
 
     def split(self, examples, seed: int) -> Split:
         """Of a data set."""
+        from ..classification.labels import class_numbers
+        from ..classification.splits import choose_split
+
         classes = class_numbers(self.forget_class or [], examples.classes)
         return choose_split(examples.train.y, self.forget_fraction, classes, self.forget_index, seed)
 
@@ -101,6 +104,7 @@ def classify(
     from ..adapter.claims import check_space, claimed
     from ..classification.comparison import Training, compare
     from ..classification.data import load_data
+    from ..classification.models import open_classifier
 
     output_folder(output, overwrite)
     training = Training(train_epochs, train_lr, seed=seed, bf16=bf16, channels_last=bf16)

@@ -7,12 +7,13 @@ import re
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
-from ..adapter.updates import STORED
 from ..inputs.tables import read_text
 from ..options import option, require
 from .concepts import COMMON, KINDS, check_words, concepts_of
 from .erasers.registry import OWN, eraser_of
 from .objectives import OBJECTIVES
+
+STORED = ("int8", "fp32", "fp16", "bf16")  # as `adapter.updates.STORED`, which brings PEFT, has them
 
 # Layers by name, as regexes that are searched for in the layer's name.
 TARGETS = {

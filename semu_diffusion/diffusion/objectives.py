@@ -6,7 +6,10 @@ type: epsilon, v and flow alike.
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # not for --help, which names the objectives
+    import torch
 
 
 def redirect(concept: torch.Tensor, anchor: torch.Tensor, empty: torch.Tensor, strength: float) -> torch.Tensor:

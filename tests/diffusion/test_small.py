@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from tiny import QUICK
 
 from semu_diffusion import erase, load_adapter, load_pipeline
+from semu_diffusion.adapter import updates
 from semu_diffusion.adapter.weights import LORA, WEIGHTS, semu_layers
-from semu_diffusion.diffusion import EraseConfig
+from semu_diffusion.diffusion import EraseConfig, config
 
 
 def data_bytes(file):
@@ -66,3 +67,7 @@ def test_bad_choices():
     ):
         with pytest.raises(ValueError, match=said):
             EraseConfig(concept=["cat"], **options)
+
+
+def test_the_options_name_the_types_that_files_have():
+    assert tuple(updates.STORED) == config.STORED

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...adapter.claims import read_json
 from .language import names
 from .naming import name_of
 
@@ -42,6 +41,8 @@ COMMON = Vocabulary(
 
 def vocabulary_of(model: str | Path) -> Vocabulary:
     """The `vocabulary.json` of a model folder, or the common one. ValueError where it is damaged."""
+    from ...adapter.claims import read_json  # brings PEFT, which nobody shall wait for who asks for --help
+
     file = Path(model) / "vocabulary.json"
     if not file.is_file():
         return COMMON
