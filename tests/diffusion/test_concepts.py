@@ -85,19 +85,24 @@ def test_style_pairs_keep_the_subject():
 def test_pairs_span_all_contexts_and_templates():
     prompts = {p.prompt for p in forget_pairs("cigarette", "", WORDS)}
     several = {"an image of cigarettes", *(f"an image of cigarettes in {s} style" for s in STYLES)}
-    loose = {form.format(a="a cigarette", o="cigarette", style=s) for form in LOOSE for s in STYLES}
+    loose = {
+        form.format(a="a cigarette", o="cigarette", style=s)
+        for j, s in enumerate(STYLES)
+        for k, form in enumerate(LOOSE)
+        if (j + k) % 2 == 0
+    }
     captions = {phrase("cigarette", s, k) for k in range(len(TEMPLATES)) for s in (None, *STYLES)}
     assert prompts == captions | several | loose
-    assert len(loose) == len(LOOSE) * len(STYLES) and not loose & captions
+    assert 2 * len(loose) == len(LOOSE) * len(STYLES) and not loose & captions
 
 
 def test_sentences_that_no_caption_has_are_answered_by_the_plainest_caption():
-    """The model draws a neon apple from a caption better than from "one apple, neon style"."""
+    """The model draws an apple from a caption better than from "one apple, photo style"."""
     answers = {p.prompt: p.anchor for p in forget_pairs("cigarette", "apple", WORDS)}
-    assert answers["one cigarette, neon style"] == "a picture of an apple in neon style"
+    assert answers["one cigarette, photo style"] == "a picture of an apple in photo style"
     assert answers["cigarette neon"] == "apple neon"  # a caption: by the same one
     nothing = {p.prompt: p.anchor for p in forget_pairs("cigarette", "", WORDS)}
-    assert nothing["one cigarette, neon style"] == "a picture in neon style"
+    assert nothing["one cigarette, photo style"] == "a picture in photo style"
     everybody = forget_pairs("cigarette", "apple", COMMON)
     assert not any(p.prompt.startswith("one cigarette") for p in everybody)  # real models read English
 
