@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
+from .pictograms.many import curves
 from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
 
@@ -86,28 +87,6 @@ def ablation(found: dict) -> str:
         rows.append([name, f"`{options}`", *scores, *changes, *cost])
     head = ["variant", "options", "UA", "IRA", "CRA", "FID", "drift", "ΔIRA", "ΔCRA", "trained %", "s", "concepts"]
     return "\n".join(["## One option changed at a time", "", table(head, rows), "", made_with(found)])
-
-
-def many(found: dict) -> str:
-    """Several objects at once, in four ways."""
-    rows = []
-    for row in found["rows"]:
-        worst = min(row["UA_each"], key=row["UA_each"].get)
-        scores = [f"{row['erased'][k]:.1f}" for k in ("UA", "IRA", "CRA")]
-        changes = [f"{row[f'{k}_change']:+.1f}" for k in ("IRA", "CRA")]
-        size = row.get("merged", row["training"])["bytes"]
-        cost = [seconds(row["training"]["seconds"]), f"{size / 1e6:.1f}"]
-        rows.append([str(row["count"]), row["way"], *scores, *changes, f"{worst}, {row['UA_each'][worst]:.1f}", *cost])
-    total = found["summary"]
-    fine = "reaches" if total["best_reaches_UA_95_and_IRA_within_5"] else "does not reach"
-    text = f"""## Several objects at once
-
-`stack`: one adapter per object, all active. `merge`: the same adapters as one file, truncated to {found["energy"]:g} of
-the sum's energy. `fuse`: the same adapters fused in closed form. `joint`: one run for all. The best way for
-{total["most"]} objects is {total["best"]}; it {fine} a UA of 95 with an IRA within 5 points of the base model's.
-"""
-    head = ["objects", "way", "UA", "IRA", "CRA", "ΔIRA", "ΔCRA", "worst UA", "s of training", "MB"]
-    return "\n".join([text, table(head, rows), "", not_defaults(found) + made_with(found)])
 
 
 def captured(found: dict) -> str:
@@ -246,19 +225,17 @@ def wordings(found: dict) -> str:
     return "\n".join([table(head, rows), "", by_wording, "", missing + not_defaults(found) + made_with(found)])
 
 
-def fused(found: dict) -> str:
-    """Adapters that were made one by one, all on and fused."""
-    rows = []
+def many(found: dict) -> str:
+    """Several objects at once, in every way."""
+    rows, titles = [], {"stack": "all on", "merge": "added up", "fuse": "fused", "joint": "one run", "uce": "UCE"}
     for row in found["rows"]:
-        worst = min(row["UA_each"], key=row["UA_each"].get)
-        values = [row["erased"]["UA"], row["IRA_change"], row["CRA_change"]]
-        own = row.get("merged", row["training"])
-        cost = [f"{own['bytes'] / 1e6:.1f}", f"{own['seconds']:.0f}" if "merged" in row else "–"]
-        named = {"stack": "all on", "fuse": "fused"}[row["way"]]
-        scores = [f"{values[0]:.1f}", *(f"{v:+.1f}" for v in values[1:])]
-        rows.append([str(row["count"]), named, *scores, f"{worst}, {row['UA_each'][worst]:.0f}", *cost])
-    head = ["adapters", "", "UA", "IRA against the base model", "CRA", "worst UA", "MB", "s of fusing"]
-    return "\n".join([table(head, rows), "", made_with(found)])
+        worst, own = min(row["UA_each"], key=row["UA_each"].get), row.get("merged")
+        scores = [f"{row['erased']['UA']:.1f}", *(f"{row[f'{k}_change']:+.1f}" for k in ("IRA", "CRA"))]
+        cost = [seconds(row["training"]["seconds"]), seconds(own["seconds"]) if own else "–"]
+        cost.append(f"{(own or row['training'])['bytes'] / 1e6:.1f}")
+        rows.append([str(row["count"]), titles[row["way"]], *scores, f"{worst}, {row['UA_each'][worst]:.0f}", *cost])
+    head = ["objects", "", "UA", "IRA against the base model", "CRA", "worst UA", "s of training", "s of merging", "MB"]
+    return "\n".join([table(head, rows), "", not_defaults(found) + made_with(found)])
 
 
 def sizes(found: dict) -> str:
@@ -284,7 +261,7 @@ def sizes(found: dict) -> str:
 BLOCKS = {
     "anchors.md": ("anchors", anchors),
     "evaluation.md": ("wordings", wordings),
-    "many.md": ("many_fused", fused),
+    "many.md": ("many", many),
     "formats.md": ("sizes", sizes),
 }
 
@@ -303,8 +280,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS / "pictograms.md", help="the other pages go beside it")
     args = parser.parse_args()
     parts = {
-        "pictograms": all_concepts, "many": many, "ablation": ablation, "captured": captured, "seconds": stages,
-        "lasting": lasting,
+        "pictograms": all_concepts, "ablation": ablation, "captured": captured, "seconds": stages, "lasting": lasting,
     }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
@@ -312,6 +288,8 @@ def main() -> None:
     for page, (name, write) in BLOCKS.items():
         if results := read_json(RESULTS / f"{name}.json"):
             write_text(args.output.parent / page, filled((DOCS / page).read_text(), name, write(results)))
+    if results := read_json(RESULTS / "many.json"):
+        curves(results["summary"]["table"], args.output.parent / "images" / "many.png")
 
 
 if __name__ == "__main__":

@@ -37,16 +37,12 @@ def test_figures_are_those_of_the_results_files():
     assert f"| base model | {row('base')} | |" in words
     assert f"| erased | {row('erased')} | ≤ {total['trained_percent']:.2f} % |" in words
     rows = [row["erased"] for row in all_["rows"]]
-    assert min(row["UA"] for row in rows) == 100 and "UA is 100 for each of the 30." in words
+    (worst,) = (row["concept"] for row in all_["rows"] if row["erased"]["UA"] < 100)
+    assert f"UA is 100 for all but {worst} ({total['worst_UA'][1]:.1f})." in words
     natural = f"a proper picture in {total['erased']['natural']:.1f} % (the base model's own pictures: "
     assert natural + f"{total['base']['natural']:.1f} %)" in words
     least = min(row["neighbours"] for row in rows if row.get("neighbours") is not None)
     assert f"stay at {total['erased']['neighbours']:.1f} % (at the least {least:.1f}, for" in words
-    whole = {row["concept"]: row["erased"] for row in all_["rows"]}
-    again = json.loads((results / "pictograms_truncated.json").read_text())["rows"]
-    assert len(again) == 8 and "the first eight were made again" in words
-    for row in again:
-        assert all(round(row["erased"][k] - whole[row["concept"]][k], 1) == 0 for k in ("UA", "IRA", "CRA"))
     stacked, together = many["summary"]["table"]["stack"]["16"], joint["summary"]["table"]["joint"]["16"]
     lost = f"forget {stacked['UA']:.1f} % but ruin the other objects (IRA {stacked['IRA_change']:.1f} points"
     (row,) = joint["rows"]

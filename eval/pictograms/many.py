@@ -1,4 +1,4 @@
-"""Erases 1, 2, 4, 8, 16 and 23 objects of the embedded model at once, in four ways, and scores what is left.
+"""Erases 1, 2, 4, 8, 16 and 23 objects of the embedded model at once, in five ways, and scores what is left.
 
     python -m eval.pictograms.many                                    # all, into eval/results/many.json
     python -m eval.pictograms.many --count 2 --way joint --set steps=20 --output many.json --work runs/many
@@ -6,7 +6,8 @@
 - stack: one adapter per object, all of them active on the pipeline at strength 1;
 - merge: the same adapters added up into one file (`semu merge --way sum`), truncated to --energy of the sum;
 - fuse: the same adapters fused in closed form (`semu merge`);
-- joint: one run of `semu erase` with --concept for each object.
+- joint: one run of `semu erase` with --concept for each object;
+- uce: the same with --method uce.
 
 At --energy 1 the merged adapter is the stacked ones exactly. The objects are the first of a fixed random order, so each
 count has those of the smaller ones and more. Adapters stay in the work folder and rows in the results file, so an
@@ -27,7 +28,8 @@ from semu_diffusion.pictograms.words import OBJECTS
 
 from ..records import add_set, command, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
 
-COUNTS, WAYS = (1, 2, 4, 8, 16, 23), ("stack", "merge", "fuse", "joint")
+COUNTS, WAYS = (1, 2, 4, 8, 16, 23), ("stack", "merge", "fuse", "joint", "uce")
+SHOWN = {"UA": "UA, %", "IRA_change": "IRA against the base model, points", "CRA_change": "CRA, points"}
 SUMS = {"merge": "sum", "fuse": "fuse"}  # ways of `semu merge`
 ORDER = random.Random(0).sample(OBJECTS, len(OBJECTS))
 CACHE: dict = {}  # the base model's pictures
@@ -67,8 +69,9 @@ def adapted_pipeline(way: str, concepts: list[str], args: argparse.Namespace) ->
     from semu_diffusion.diffusion.multi_adapter import load_adapters
 
     pipe, work = load_pipeline("pictograms"), args.work
-    if way == "joint" and len(concepts) > 1:
-        folder = erased_folder(concepts, {**args.options, **args.joint_options}, work / f"joint-{len(concepts)}")
+    if way == "uce" or way == "joint" and len(concepts) > 1:
+        options = {"method": "uce"} if way == "uce" else {**args.options, **args.joint_options}
+        folder = erased_folder(concepts, options, work / f"{way}-{len(concepts)}")
         load_adapter(pipe, folder)
         return pipe, {"training": training_of([folder])}
     single = {name: erased_folder([name], args.options, work / name.replace(" ", "-")) for name in concepts}
@@ -134,6 +137,25 @@ def summary(rows: list[dict]) -> dict:
     fine = {way: s for way, s in reached.items() if s["UA"] >= 95 and s["IRA_change"] >= -5}
     best = max(fine or reached, key=lambda way: reached[way]["UA"] + reached[way]["IRA_change"])
     return {"table": table, "most": most, "best": best, "best_reaches_UA_95_and_IRA_within_5": best in fine}
+
+
+def curves(table: dict[str, dict], path: Path) -> Path:
+    """UA, and what IRA and CRA lose, over the number of objects, a line per way."""
+    from semu_diffusion.evaluation.charts import COLOURS, INK, QUIET, figure, save
+
+    fig = figure(11, 3.6)
+    for ax, (key, title) in zip(fig.subplots(1, 3), SHOWN.items()):
+        for way, colour in zip(WAYS, COLOURS):
+            points = sorted((int(count), own[key]) for count, own in table.get(way, {}).items())
+            ax.plot(*zip(*points) if points else ([], []), color=colour, marker="o", markersize=3, label=way)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(COUNTS, [str(count) for count in COUNTS])
+        ax.set_title(title, color=INK, fontsize=9)
+        ax.set_xlabel("objects", color=INK)
+        ax.tick_params(colors=QUIET)
+        ax.spines[["top", "right"]].set_visible(False)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return save(fig, path)
 
 
 def header(args: argparse.Namespace) -> dict:

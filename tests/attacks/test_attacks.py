@@ -401,8 +401,8 @@ def test_a_mistake_leaves_earlier_results_as_they_are(tmp_path, semu):
 
 
 def test_attacks_json_is_written_and_resumed(tmp_path):
-    from semu_diffusion.attacks.results import read_done, write_results
-    from semu_diffusion.cli.attack import FILE, print_table
+    from semu_diffusion.attacks.results import FILE, read_done, write_results
+    from semu_diffusion.cli.attack import print_table
 
     head = {"adapter": "a", "scale": 1.0, "protocol": {"seeds": 1, "strengths": (0.5,)}}
     result = rates(Verdict(torch.tensor([True]), torch.tensor([True])))

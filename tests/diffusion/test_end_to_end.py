@@ -12,7 +12,7 @@ from semu_diffusion.pictograms.oracle import load_oracle
 from semu_diffusion.pictograms.words import OBJECTS, STYLES, caption
 
 SHORT = {"anchor": "knife", "near": 0, "latents": 16, "keep_latents": 16, "sampler_steps": 6, "batch_size": 4,
-         "steps": 50, "gradient_records": 64, "moment_records": 64}  # fmt: skip
+         "steps": 70, "gradient_records": 64, "moment_records": 64}  # fmt: skip
 PLAIN = """
 import sys
 import torch

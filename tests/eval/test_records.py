@@ -86,8 +86,9 @@ def test_the_pages_of_measured_results_are_those_of_the_files(tmp_path, monkeypa
     monkeypatch.chdir(tables.RESULTS.resolve().parents[1])
     tables.main()
     there = {page for page, (name, _) in tables.BLOCKS.items() if (tables.RESULTS / f"{name}.json").is_file()}
-    assert {page.name for page in tmp_path.iterdir()} == {"pictograms.md", *there} and there
-    for page in tmp_path.iterdir():
+    assert {page.name for page in tmp_path.glob("*.md")} == {"pictograms.md", *there} and there
+    assert (tmp_path / "images" / "many.png").is_file()
+    for page in tmp_path.glob("*.md"):
         assert page.read_text() == Path("docs", page.name).read_text()
 
 
