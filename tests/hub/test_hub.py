@@ -1,12 +1,15 @@
 """Push and pull with the real huggingface_hub client against a local server."""
 
+import json
+
 import pytest
 import torch
 from adapters import outputs, predict_noise, put_on, put_on_unet, same
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from semu_diffusion import load_adapter, load_adapters, load_pipeline, save_lora, set_weights
-from semu_diffusion.adapter.weights import save_adapter
+from semu_diffusion.adapter.weights import WEIGHTS, save_adapter
 from semu_diffusion.diffusion.export import export
 from semu_diffusion.diffusion.pipeline import save_adapters
 from semu_diffusion.hub.card import HERE
@@ -144,6 +147,29 @@ def test_several_adapters_by_name(hub, folder, tiny_model):
     torch.testing.assert_close(predict_noise(pipe), expected, rtol=0, atol=1e-5)
     set_weights(pipe, {})
     assert torch.equal(predict_noise(pipe), predict_noise(load_pipeline(str(tiny_model), "cpu")))
+
+
+def test_four_adapters_of_the_hub_are_fused_by_one_command(hub, tiny_model, tmp_path, semu, monkeypatch):
+    monkeypatch.setattr("semu_diffusion.diffusion.scene.LATENTS", 2)
+    names, repos, here = ("cigarette", "knife", "dog", "wine"), [], []
+    for k, name in enumerate(names):
+        pipe = load_pipeline(str(tiny_model), "cpu")
+        put_on(pipe.unet, k)
+        save_adapters(
+            pipe,
+            tmp_path / f"no-{name}",
+            {"concept": [name], "base_model": str(tiny_model), "anchors": {name: ["cat"]}},
+        )
+        push_to_hub(tmp_path / f"no-{name}", f"someone/no-{name}")
+        repos.append(f"someone/no-{name}")
+        here.append(tmp_path / f"no-{name}")
+    status, out, err = semu("merge", *repos, "--output", tmp_path / "pulled", "--model", tiny_model)
+    assert status == 0, err
+    assert semu("merge", *here, "--output", tmp_path / "local", "--model", tiny_model)[0] == 0
+    pulled, local = (load_file(tmp_path / folder / WEIGHTS) for folder in ("pulled", "local"))
+    assert pulled.keys() == local.keys() and all(torch.equal(pulled[key], local[key]) for key in pulled)
+    assert json.loads((tmp_path / "pulled" / "results.json").read_text())["concept"] == [*names]
+    assert (tmp_path / "pulled" / "fusion.png").is_file() and "no-wine" in out
 
 
 def test_the_card_names_the_repository(hub, folder):
