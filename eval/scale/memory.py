@@ -28,9 +28,9 @@ from semu_diffusion.diffusion.memory import pipeline_bytes, plan_memory, stages
 from semu_diffusion.versions import versions
 
 from ..records import command, machine, read_json, write_json
+from .counting import fused
 from .models import inputs, make, write_pipeline
 from .peaks import peaks
-from .scaling import fused
 
 META = torch.device("meta")
 HOST = 64e9  # bytes of the host's memory that the plans may use

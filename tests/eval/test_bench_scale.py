@@ -11,7 +11,7 @@ from tiny import QUICK
 
 from eval.scale import benchmark as bench_scale
 from eval.scale import models as scale_models
-from eval.scale import phases, scaling
+from eval.scale import counting, phases, scaling
 from eval.scale.sections import PHASES
 from semu_diffusion import erase, load_pipeline
 from semu_diffusion.adapter import SemuConfig, SemuLayer
@@ -96,10 +96,10 @@ def test_costs_are_counted_from_the_configuration(tmp_path, monkeypatch):
     tiny = scaling.describe("tiny", 4)
     call = scale_models.inputs("tiny", scale_models.make("tiny"), 1)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the CPU's fused kernel is not counted
-        assert tiny.forward == scaling.counted(scale_models.make("tiny"), call)  # meta tensors do the same sums
+        assert tiny.forward == counting.counted(scale_models.make("tiny"), call)  # meta tensors do the same sums
         monkeypatch.setattr("semu_diffusion.adapter.moments.gram_matrix", lambda A: A @ A.mT)  # all of it, as on a GPU
         with_moments = lambda m: second_moments(m, SemuConfig(), lambda: call(m))  # noqa: E731
-        assert tiny.forward + tiny.moments == scaling.counted(scale_models.make("tiny"), with_moments)
+        assert tiny.forward + tiny.moments == counting.counted(scale_models.make("tiny"), with_moments)
     assert 2 * tiny.forward < tiny.semu.flops < 2.6 * tiny.forward  # no gradients of weights
     assert tiny.semu.flops < tiny.lora.flops < tiny.full.flops < 3 * tiny.forward
     model = scale_models.make("tiny")
