@@ -10,8 +10,8 @@ import torch
 from tiny import QUICK
 
 from eval.scale import benchmark as bench_scale
-from eval.scale import models as scale_models
 from eval.scale import counting, phases, scaling
+from eval.scale import models as scale_models
 from eval.scale.sections import PHASES
 from semu_diffusion import erase, load_pipeline
 from semu_diffusion.adapter import SemuConfig, SemuLayer
