@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
-from .pictograms.many import curves
+from .pictograms.many import WAYS, curves
 from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
 
@@ -227,13 +227,13 @@ def wordings(found: dict) -> str:
 
 def many(found: dict) -> str:
     """Several objects at once, in every way."""
-    rows, titles = [], {"stack": "all on", "merge": "added up", "fuse": "fused", "joint": "one run", "uce": "UCE"}
+    rows = []
     for row in found["rows"]:
         worst, own = min(row["UA_each"], key=row["UA_each"].get), row.get("merged")
         scores = [f"{row['erased']['UA']:.1f}", *(f"{row[f'{k}_change']:+.1f}" for k in ("IRA", "CRA"))]
         cost = [seconds(row["training"]["seconds"]), seconds(own["seconds"]) if own else "–"]
         cost.append(f"{(own or row['training'])['bytes'] / 1e6:.1f}")
-        rows.append([str(row["count"]), titles[row["way"]], *scores, f"{worst}, {row['UA_each'][worst]:.0f}", *cost])
+        rows.append([str(row["count"]), WAYS[row["way"]], *scores, f"{worst}, {row['UA_each'][worst]:.0f}", *cost])
     head = ["objects", "", "UA", "IRA against the base model", "CRA", "worst UA", "s of training", "s of merging", "MB"]
     return "\n".join([table(head, rows), "", not_defaults(found) + made_with(found)])
 

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from semu_diffusion.attacks import ATTACKS
-from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
+from semu_diffusion.evaluation.charts import GONE, INK, KEPT, figure, open_axes, save
 from semu_diffusion.evaluation.intervals import wilson
 
 from ..peers.diffusion import METHODS, SHARED
@@ -151,8 +151,6 @@ def relearning_plot(found: dict, path: Path) -> Path | None:
             ax.plot(steps, means, color=colour, linewidth=1.8 if ours else 1)
             ax.annotate(title(method), (steps[-1], means[-1]), fontsize=7, color=INK)
         ax.set_title(name, loc="left", fontsize=10, color=INK)
-        ax.set_xlabel("fine-tuning steps", color=INK)
-        ax.tick_params(colors=QUIET)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_axes(ax, "fine-tuning steps")
     axes[0].set_ylabel("pictures that show the concept, %", color=INK)
     return save(fig, path)

@@ -28,7 +28,8 @@ from semu_diffusion.pictograms.words import OBJECTS
 
 from ..records import add_set, command, machine, make_parser, read_json, resolved, resumed, rows_like, write_json
 
-COUNTS, WAYS = (1, 2, 4, 8, 16, 23), ("stack", "merge", "fuse", "joint", "uce")
+COUNTS = (1, 2, 4, 8, 16, 23)
+WAYS = {"stack": "all on", "merge": "added up", "fuse": "fused", "joint": "one run", "uce": "UCE"}  # with their titles
 SHOWN = {"UA": "UA, %", "IRA_change": "IRA against the base model, points", "CRA_change": "CRA, points"}
 SUMS = {"merge": "sum", "fuse": "fuse"}  # ways of `semu merge`
 ORDER = random.Random(0).sample(OBJECTS, len(OBJECTS))
@@ -141,19 +142,17 @@ def summary(rows: list[dict]) -> dict:
 
 def curves(table: dict[str, dict], path: Path) -> Path:
     """UA, and what IRA and CRA lose, over the number of objects, a line per way."""
-    from semu_diffusion.evaluation.charts import COLOURS, INK, QUIET, figure, save
+    from semu_diffusion.evaluation.charts import COLOURS, INK, figure, open_axes, save
 
     fig = figure(11, 3.6)
     for ax, (key, title) in zip(fig.subplots(1, 3), SHOWN.items()):
-        for way, colour in zip(WAYS, COLOURS):
+        for (way, name), colour in zip(WAYS.items(), COLOURS):
             points = sorted((int(count), own[key]) for count, own in table.get(way, {}).items())
-            ax.plot(*zip(*points) if points else ([], []), color=colour, marker="o", markersize=3, label=way)
+            ax.plot(*zip(*points) if points else ([], []), color=colour, marker="o", markersize=3, label=name)
         ax.set_xscale("log", base=2)
         ax.set_xticks(COUNTS, [str(count) for count in COUNTS])
         ax.set_title(title, color=INK, fontsize=9)
-        ax.set_xlabel("objects", color=INK)
-        ax.tick_params(colors=QUIET)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_axes(ax, "objects")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return save(fig, path)
 
@@ -175,7 +174,7 @@ def header(args: argparse.Namespace) -> dict:
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
     """The results file: rows by count and way, and their summary."""
-    rows = sorted(rows, key=lambda r: (r["count"], WAYS.index(r["way"])))
+    rows = sorted(rows, key=lambda r: (r["count"], list(WAYS).index(r["way"])))
     write_json(path, {**head, "summary": summary(rows), "rows": rows})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from semu_diffusion.evaluation.charts import GONE, INK, KEPT, QUIET, figure, save
+from semu_diffusion.evaluation.charts import GONE, INK, KEPT, figure, open_axes, save
 
 from ..peers.diffusion import METHODS, ROBUST
 from ..records import read_json, write_text
@@ -155,9 +155,7 @@ def plot(summary: dict, path: Path) -> Path:
             ax.annotate(str(number), (x["mean"], y["mean"]), xytext=(3 + 7 * (number % 2), 3), fontsize=8, color=INK,
                         textcoords="offset points", annotation_clip=True)  # fmt: skip
     for ax in (whole, corner):
-        ax.set_xlabel("UA: pictures in which the concept is gone, %", color=INK)
-        ax.tick_params(colors=QUIET)
-        ax.spines[["top", "right"]].set_visible(False)
+        open_axes(ax, "UA: pictures in which the concept is gone, %")
     whole.set_ylabel("kept: mean of IRA and CRA, %", color=INK)
     corner.set(xlim=(90, 101), ylim=(90, 101))
     handles, labels = whole.get_legend_handles_labels()

@@ -49,6 +49,13 @@ def save(fig: Figure, path: str | Path, dpi: int = 130) -> Path:
     return path
 
 
+def open_axes(ax: Axes, label: str) -> None:
+    """Two quiet axes, left and below, the latter with its label."""
+    ax.set_xlabel(label, color=INK)
+    ax.tick_params(colors=QUIET)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def _plain(ax: Axes, grid: str) -> None:
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.tick_params(length=0, labelcolor=INK, labelsize=9)

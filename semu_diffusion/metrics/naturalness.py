@@ -52,8 +52,8 @@ def typical_sureness(references: Tensor, share: float = SHARE) -> float:
 def typical_roughness(references: Tensor) -> tuple[float, float]:
     """The least and the most roughness of a picture, from those of references (M,): theirs with a margin.
 
-    What is drawn may be of another kind than the references. Noise is not near: uniform noise has 0.33, a third of it
-    0.13; the embedded model's pictures have 0.006 to 0.05.
+    What is drawn may be of another kind than the references. Noise is not near: uniform noise has 1/3, the embedded
+    model's references 0.006 to 0.05.
     """
     return references.min().item() / MARGIN, references.max().item() * MARGIN
 

@@ -282,6 +282,8 @@ def test_distances_and_roughness_by_hand():
     checks = torch.zeros(1, 3, 4, 4)
     checks[:, :, ::2] = 1.0  # rows alternate: all vertical neighbours differ by 1, no horizontal ones
     assert roughness(torch.cat([checks, torch.full((1, 3, 4, 4), 0.3)])).tolist() == [0.5, 0.0]
+    noise = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    assert roughness(noise).item() == pytest.approx(1 / 3, abs=5e-3)  # E|u - v| of uniform u and v
     low, high = typical_roughness(torch.tensor([0.3, 0.1, 0.2], dtype=torch.float64))
     assert (low, high) == (pytest.approx(0.1 / 1.5), pytest.approx(0.45))
 
