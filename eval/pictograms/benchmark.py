@@ -28,6 +28,7 @@ from .jobs import (
     VALIDATION,
     Job,
     choose,
+    final_jobs,
     fingerprint,
     harmonic,
     key_of,
@@ -110,7 +111,9 @@ def run_all(
 def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> tuple[dict, dict]:
     """The chosen setting of each method, and that with its other prompts, after the search; some take another's."""
     source, validation = {m: METHODS[m].like or m for m in methods}, list(VALIDATION)
-    run(search_jobs(list(dict.fromkeys(source.values())), validation))
+    searched = list(dict.fromkeys(source.values()))
+    run(search_jobs(searched, validation))
+    run(final_jobs(rows, searched, validation))
     best = {m: choose(rows, own, validation) for m, own in source.items()}
     chosen = {m: {**own[0], **METHODS[m].more} for m, own in best.items()}
     return chosen, {m: own[1] for m, own in best.items() if len(own) > 1}
@@ -153,7 +156,7 @@ def main() -> None:
         "budget": asdict(budget),
         "pictures": args.pictures,
         "validation": list(VALIDATION),
-        "search": "3 x 2 crossed, for each kind of prompts",
+        "search": "3 x 2 crossed, for each kind of prompts; the better half of each on the second concept too",
     }
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip

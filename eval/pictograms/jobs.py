@@ -2,9 +2,10 @@
 
 The protocol, fixed before any reported run: every method has the same budget of model evaluations and the same search:
 three values of one hyper-parameter crossed with two of another, once for each kind of prompts: a peer's own, as its
-authors train it, and those of `semu erase`, the shared ones. They are tried on validation concepts, which are not
-reported; of each kind the setting with the highest harmonic mean of UA, IRA and CRA is taken for all reported concepts
-and seeds. Both kinds are reported, the better one of the search with all seeds and in the headline.
+authors train it, and those of `semu erase`, the shared ones. All are tried on the first validation concept, the better
+half of each kind on the second too; neither concept is reported. Of each kind the setting with the highest harmonic
+mean of UA, IRA and CRA is taken for all reported concepts and seeds. Both kinds are reported, the better one of the
+search with all seeds and in the headline.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -62,8 +64,34 @@ def settings(method: str, prompts: str | None = None) -> list[dict]:
 
 
 def search_jobs(methods: list[str], validation: list[str]) -> list[Job]:
-    """Every setting of each method on every validation concept."""
-    return [Job("search", m, c, 0, hyper) for m in methods for hyper in settings(m) for c in validation]
+    """Every setting of each method on the first validation concept."""
+    return [Job("search", m, validation[0], 0, hyper) for m in methods for hyper in settings(m)]
+
+
+def final_jobs(rows: list[dict], methods: list[str], validation: list[str]) -> list[Job]:
+    """What was better on the first validation concept, on the others."""
+    better = {m: finalists(rows, m, validation[0]) for m in methods}
+    return [Job("search", m, c, 0, hyper) for m in methods for hyper in better[m] for c in validation[1:]]
+
+
+def finalists(rows: list[dict], method: str, concept: str) -> list[dict]:
+    """The half of a method's settings with the higher harmonic mean on a concept, of each kind of prompts.
+
+    Raises:
+        ValueError: a setting was not tried on it.
+    """
+    kinds = METHODS[method].prompts or (None,)
+    halves = [sorted(settings(method, k), key=lambda h: -tried(rows, method, h, concept)) for k in kinds]
+    return [hyper for half in halves for hyper in half[: math.ceil(len(half) / 2)]]
+
+
+def tried(rows: list[dict], method: str, hyper: dict, concept: str) -> float:
+    """The harmonic mean of a setting on a validation concept, 0 if it diverged."""
+    key = Job("search", method, concept, 0, hyper).key
+    found = next((row for row in rows if row["phase"] == "search" and key_of(row) == key), None)
+    if found is None:
+        raise ValueError(f"{method} with {hyper} was not tried on {concept}")
+    return harmonic(found["scores"]) if "scores" in found else 0.0
 
 
 def report_jobs(
@@ -123,18 +151,14 @@ def harmonic(scores: dict) -> float:
 
 def choose(rows: list[dict], method: str, validation: list[str]) -> list[dict]:
     """The best setting with each kind of prompts, the better first: by the mean of the harmonic means over the
-    validation concepts, one that diverged counting as 0.
+    validation concepts, of those that were tried on all of them.
 
     Raises:
-        ValueError: a setting was not tried on all of them.
+        ValueError: one that should have been was not.
     """
-    found = {key_of(row): row for row in rows if row["phase"] == "search" and row["method"] == method}
     best: dict[str, tuple[float, dict]] = {}
-    for hyper in settings(method):
-        keys = [Job("search", method, c, 0, hyper).key for c in validation]
-        if any(key not in found for key in keys):
-            raise ValueError(f"{method} with {hyper} was not tried on {', '.join(validation)}")
-        mean = statistics.fmean(harmonic(found[k]["scores"]) if "scores" in found[k] else 0.0 for k in keys)
+    for hyper in finalists(rows, method, validation[0]):
+        mean = statistics.fmean(tried(rows, method, hyper, c) for c in validation)
         kind = hyper.get("prompts", "")
         if kind not in best or mean > best[kind][0]:
             best[kind] = mean, hyper
@@ -172,9 +196,9 @@ def by_prompts(rows: list[dict], method: str) -> dict[str, list[dict]]:
             kinds.setdefault(row["hyper"].get("prompts", ""), []).append(row)
     if not kinds:
         return {}
-    tried = {k: [harmonic(r["scores"]) for r in own if r["phase"] == "search" and "scores" in r
-                 and r["hyper"].get("prompts", "") == k] for k in kinds}  # fmt: skip
-    better = max(kinds, key=lambda k: (len(kinds[k]), max(tried[k], default=0.0)))
+    found = {k: [harmonic(r["scores"]) for r in own if r["phase"] == "search" and "scores" in r
+                 and r["hyper"] == kinds[k][0]["hyper"]] for k in kinds}  # fmt: skip
+    better = max(kinds, key=lambda k: (len(kinds[k]), statistics.fmean(found[k] or [0.0])))
     return {method if k == better else f"{method}:{k}": kinds[k] for k in sorted(kinds, key=lambda k: k != better)}
 
 
