@@ -29,7 +29,7 @@ from stages import run_stages, stage_parser
 from torch import nn
 
 from semu_diffusion.adapter.weights import save_atomic, write_atomic
-from semu_diffusion.classification import load_classifier, load_data
+from semu_diffusion.classification import PictureJudge, load_classifier, load_data
 from semu_diffusion.diffusion.generate import draw
 from semu_diffusion.diffusion.loading import load_pipeline
 from semu_diffusion.metrics.fid import InceptionDistance, feature_fid
@@ -162,24 +162,6 @@ def write_card(args, scores: str = "") -> None:
     write_atomic(args.output / "README.md", text)
 
 
-class Judge(nn.Module):
-    """A classifier for pictures in [0, 1] that also gives its penultimate features, as `feature_fid` asks for."""
-
-    def __init__(self, classifier: nn.Module):
-        super().__init__()
-        self.classifier, self.num_features = classifier.eval(), classifier.head.in_features
-        classifier.head.register_forward_pre_hook(lambda module, inputs: setattr(self, "last", inputs[0]))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C)."""
-        return self.classifier(2 * images - 1)
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, num_features)."""
-        self(images)
-        return self.last
-
-
 @torch.no_grad()
 def stage_check(args) -> None:
     """Whether the classifier names what was asked for, and FID to the training pictures beside that of the test set."""
@@ -188,7 +170,7 @@ def stage_check(args) -> None:
         return
     pipe = load_pipeline(str(args.output), str(args.device))
     names, stored = class_names(args), load_file(pictures_file(args))
-    judge = Judge(load_classifier(str(args.classifier))).to(args.device)
+    judge = PictureJudge(load_classifier(str(args.classifier))).to(args.device)
     asked = torch.arange(args.pictures) % len(names)
     seeds = [1_000_000 + k for k in range(args.pictures)]
     prompts = [names[k] for k in asked]
@@ -211,7 +193,7 @@ def stage_check(args) -> None:
     print(json.dumps({k: v for k, v in scores.items() if k != "classes"}))
 
 
-def right(judge: Judge, images: torch.Tensor, labels: torch.Tensor) -> float:
+def right(judge: PictureJudge, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Share of images that the classifier names as the labels do, in %."""
     named = torch.cat([judge(part.to(next(judge.parameters()))).argmax(1).cpu() for part in images.split(256)])
     return 100 * (named == labels).double().mean().item() if len(labels) else math.nan

@@ -5,6 +5,7 @@ from ..lazy import lazy
 _EXPORTS = {
     "Data": "data",
     "Examples": "data",
+    "PictureJudge": "features",
     "ResNet18": "models",
     "Split": "splits",
     "UnlearnConfig": "config",

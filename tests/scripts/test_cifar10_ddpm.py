@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from semu_diffusion import draw, erase, load_pipeline
-from semu_diffusion.classification import Examples, fit, load_classifier, save_classifier
+from semu_diffusion.classification import Examples, PictureJudge, fit, load_classifier, save_classifier
 from semu_diffusion.metrics.fid import _fid_compute
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -84,7 +84,7 @@ def test_the_check_counts_what_the_classifier_names(built):
     card = (built / "model" / "README.md").read_text()
     assert "0 red, 1 green, 2 blue" in card and "60 pictures" in card and f"{scores['fid']:.2f} drawn" in card
     assert Image.open(built / "model" / "sheet.png").size == (2 * 3 * 32, 2 * 3 * 32)
-    judge = builder.Judge(load_classifier(str(built / "classifier")))
+    judge = PictureJudge(load_classifier(str(built / "classifier")))
     real, test = (torch.from_numpy(coloured(*k)[0]).permute(0, 3, 1, 2) / 255 for k in ((60, 0), (12, 1)))
     with torch.no_grad():
         by_hand = _fid_compute(judge.features(real), judge.features(test[:9]))

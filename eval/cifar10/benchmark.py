@@ -1,0 +1,233 @@
+"""Classes erased from a class-conditional DDPM on CIFAR-10: a search on one class, then others, by ours and by peers.
+
+    python scripts/build_cifar10_ddpm.py --data FOLDER          # the model, into build/cifar10/model
+    python -m eval.cifar10.benchmark --classifier FOLDER --data FOLDER
+    python -m eval.cifar10.benchmark --method ours --concept airplane --seeds 1 ...   # a part of it; nothing runs twice
+    python -m eval.cifar10.page                                 # docs/cifar10.md from the results
+
+The classifier judges everything: a folder of `save_classifier` for the same classes, which should be right on 90 % of
+real test pictures. Of each method all settings are tried on the validation class; the best harmonic mean of UA and IRA
+is taken for all others. The first of --concept have all methods and seeds, every other class has ours with one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..peers.diffusion import Budget, edit
+from ..pictograms.benchmark import run_all
+from ..pictograms.jobs import COSTS, Job, fingerprint, key_of, spread
+from ..records import command, machine, make_parser, resumed, write_json
+from .methods import ENTRIES, settings
+
+VALIDATION = "frog"
+CONCEPTS = ("airplane", "cat")
+BUDGET = Budget(evaluations=12_000, sampler_steps=20, guidance=2.5)
+KEYS = ("protocol",)  # what rows of one results file share
+
+
+def search_jobs(methods: list[str], validation: str) -> list[Job]:
+    """Every setting of those methods that do not take over another's, on the validation class."""
+    searched = dict.fromkeys(ENTRIES[m].like or m for m in methods)
+    return [Job("search", m, validation, 0, hyper) for m in searched for hyper in settings(m)]
+
+
+def choose(rows: list[dict], method: str) -> dict:
+    """The setting with the best harmonic mean of UA and IRA in the search, with the method's own choices.
+
+    Raises:
+        ValueError: none was tried, or all diverged.
+    """
+    entry = ENTRIES[method]
+    tried = [row for row in rows if row["phase"] == "search" and row["method"] == (entry.like or method)]
+    whole = [row for row in tried if "scores" in row]
+    if not whole:
+        raise ValueError(f"{method}: no setting of {len(tried)} that were tried has scores")
+    best = max(whole, key=lambda row: statistics.harmonic_mean([row["scores"]["UA"], row["scores"]["IRA"]]))
+    return {**best["hyper"], **entry.choices}
+
+
+def report_jobs(methods: list[str], concepts: list[str], classes: list[str], seeds: int, chosen: dict) -> list[Job]:
+    """Seed by seed, so that early rows span all; last the other classes, by ours alone."""
+    jobs = [Job("report", m, c, seed, chosen[m]) for seed in range(seeds) for c in concepts for m in methods]
+    others = [c for c in classes if c not in concepts] if "ours" in methods else []
+    return jobs + [Job("report", "ours", c, 0, chosen["ours"]) for c in others]
+
+
+# --------------------------------------------------------------------------------------------- a worker
+
+
+def retained(args: argparse.Namespace, concept: str) -> str:
+    """A folder of real training pictures of all other classes with their captions, as many as kept drawings."""
+    from PIL import Image
+
+    from semu_diffusion.adapter.weights import write_atomic
+
+    folder, data = args.workdir / f"retain-{concept}", data_of(args)
+    if (folder / "metadata.jsonl").is_file():
+        return str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    gone, lines = data.classes.index(concept), []
+    for k in (data.train.y != gone).nonzero().flatten().tolist()[: BUDGET.keep_latents]:
+        Image.fromarray(data.train.x[k].permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
+        lines.append(json.dumps({"file_name": f"{k}.png", "text": data.classes[int(data.train.y[k])]}))
+    write_atomic(folder / "metadata.jsonl", "\n".join(lines) + "\n")
+    return str(folder)
+
+
+@functools.cache
+def loaded(source: str):
+    """The pictures of this process."""
+    from semu_diffusion.classification import load_data
+
+    return load_data(source)
+
+
+def data_of(args: argparse.Namespace):
+    """Training and test pictures with their classes."""
+    return loaded(args.data)
+
+
+@functools.cache
+def judging(model: str, classifier: str, source: str, pictures: int, steps: int, device: str | None):
+    """The judge, the base model's pictures and the features of real ones, of this process."""
+    from semu_diffusion.classification import PictureJudge, load_classifier
+    from semu_diffusion.diffusion import load_pipeline
+
+    from .judge import see
+
+    pipe, data = load_pipeline(model, device), loaded(source)
+    judge = PictureJudge(load_classifier(classifier)).to(pipe.device)
+    real = see(judge, data.train.x / 255, data.train.y)
+    return judge, drawn(pipe, judge, data.classes, pictures, steps), real.features, data.train.y
+
+
+def drawn(pipe, judge, names: list[str], pictures: int, steps: int):
+    """What the judge sees in a model's pictures of all classes."""
+    from semu_diffusion.diffusion import draw
+
+    from .judge import asked, see
+
+    prompts, seeds, labels = asked(names, pictures)
+    return see(judge, draw(pipe, prompts, seeds, steps, BUDGET.guidance, 100), labels)
+
+
+def work(job: Job, args: argparse.Namespace) -> dict:
+    """A job in a worker process; a setting that diverges is a row with an `error` and no scores."""
+    import torch
+
+    from semu_diffusion.diffusion import load_pipeline
+
+    from .judge import scores, sheet
+
+    torch.set_num_threads(args.threads)
+    entry, names = ENTRIES[job.method], data_of(args).classes
+    more = {"retain_images": retained(args, job.concept)} if entry.retains else {}
+    pipe = load_pipeline(args.model, args.device)
+    try:
+        edited, cost = edit(entry.method, pipe, job.concept, args.budget, job.seed, **job.hyper, **more)
+    except FloatingPointError as error:
+        return {**asdict(job), "error": str(error)}
+    judge, base, real, real_labels = judging(
+        args.model, args.classifier, args.data, args.pictures, args.sampler_steps, args.device
+    )
+    seen, k = drawn(edited.pipe, judge, names, args.pictures, args.sampler_steps), names.index(job.concept)
+    if (job.phase, job.method, job.seed) == ("report", "ours", 0) and job.concept in args.concept:
+        sheet(base, seen, names, args.sheets / f"cifar10-{job.concept}.png")
+    rows = {"base": scores(k, base, base, real, real_labels), "scores": scores(k, seen, base, real, real_labels)}
+    return {**asdict(job), **rows, "cost": cost}
+
+
+# ---------------------------------------------------------------------------------------------- the file
+
+
+def summary(rows: list[dict], concepts: list[str]) -> dict[str, dict]:
+    """Per method over the classes that all have: mean and 95 % bootstrap interval of each score, and mean costs."""
+    found = {}
+    for method in ENTRIES:
+        own = [r for r in rows if r["phase"] == "report" and r["method"] == method and r["concept"] in concepts]
+        whole = [row for row in own if "scores" in row]
+        if own:
+            found[method] = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
+        if whole:
+            cost = {k: statistics.fmean(row["cost"][k] for row in whole) for k in COSTS}
+            found[method] |= {**{k: spread([r[k] for r in whole]) for k in ("base", "scores")}, "cost": cost}
+    return found
+
+
+def write(path: Path, head: dict, rows: list[dict], concepts: list[str]) -> None:
+    """The results file, rows by their keys, and the summary."""
+    rows = sorted(rows, key=key_of)
+    write_json(path, {**head, "concepts": concepts, "summary": summary(rows, concepts), "rows": rows})
+
+
+def line(row: dict) -> str:
+    """A row for the terminal."""
+    name = f"{row['phase']:<7} {row['method']:<20} {row['concept']:<12} seed {row['seed']}"
+    shown = row.get("error") or "  ".join(f"{k} {v:.1f}" for k, v in row["scores"].items())
+    return f"{name}  {shown}"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--model", default="build/cifar10/model", help="folder of scripts/build_cifar10_ddpm.py")
+    add("--classifier", required=True, help="folder of a classifier of the same classes")
+    add("--data", default="../shared/data/cifar10", help="folder of parquet files or pictures, or a Hub id")
+    add("--concept", action="append", metavar="C", help=f"classes for all methods; default: {', '.join(CONCEPTS)}")
+    add("--validation", default=VALIDATION, help="class of the search")
+    add("--method", action="append", choices=ENTRIES, help="only this one (repeatable)")
+    add("--seeds", type=int, default=3, help="edits per method and class, seeds 0, 1, ...")
+    add("--pictures", type=int, default=100, help="pictures per class and model")
+    add("--sampler-steps", type=int, default=20, help="of DDIM, for what is judged")
+    add("--evaluations", type=int, default=BUDGET.evaluations, help="budget of each edit")
+    add("--workers", type=int, default=1, help="edits at a time")
+    add("--threads", type=int, default=1, help="torch threads of each worker")
+    add("--device", help="cpu, cuda, ...")
+    add("--workdir", type=Path, default=Path("build/cifar10"), help="folder for the real pictures that are kept")
+    add("--sheets", type=Path, default=Path("docs/images"), help="folder for before and after of ours")
+    add("--output", type=Path, default=Path("eval/results/cifar10.json"))
+    return parser.parse_args(argv)
+
+
+def checked(args: argparse.Namespace) -> None:
+    """SystemExit for a class that there is none of, or one that is both searched and reported."""
+    names, concepts = data_of(args).classes, [*args.concept, args.validation]
+    unknown = [c for c in concepts if c not in names]
+    if unknown:
+        raise SystemExit(f"error: {args.data} has no class {unknown[0]!r}; known: {', '.join(names)}")
+    if args.validation in args.concept:
+        raise SystemExit(f"error: {args.validation} is the class of the search; give another --validation")
+
+
+def main(argv: list[str] | None = None) -> None:
+    from semu_diffusion.versions import versions
+
+    args = parse_args(argv)
+    args.concept = args.concept or list(CONCEPTS)
+    args.budget = replace(BUDGET, evaluations=args.evaluations)
+    checked(args)
+    methods = args.method or list(ENTRIES)
+    protocol = {
+        "model": fingerprint(Path(args.model)), "classifier": fingerprint(Path(args.classifier)),
+        "budget": asdict(args.budget), "pictures": args.pictures, "sampler_steps": args.sampler_steps,
+        "validation": args.validation,
+    }  # fmt: skip
+    place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
+    head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}
+    rows = resumed(args.output, head, KEYS).get("rows", [])
+    run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)
+    run_all(search_jobs(methods, args.validation), rows, run, save, args.workers, line)
+    chosen = {m: choose(rows, m) for m in methods}
+    jobs = report_jobs(methods, args.concept, data_of(args).classes, args.seeds, chosen)
+    run_all(jobs, rows, run, save, args.workers, line)
+    save()  # with this command, also where earlier ones left nothing to run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Writes docs/cifar10.md from eval/results/cifar10.json.
+
+python -m eval.cifar10.page
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..pictograms.page import interval
+from ..records import read_json, write_text
+from ..tables import made_with, seconds, shown, table
+from .methods import ENTRIES
+
+NAMES = ("UA", "IRA", "FID", "natural")
+
+INTRO = """# A class-conditional DDPM on CIFAR-10
+
+The paper's second setting: each edit erases one class of a model of photographs that `scripts/build_cifar10_ddpm.py`
+trains. **UA** is the share of pictures of the class that a classifier names otherwise, **IRA** its accuracy on the nine
+others, **FID** the distance of their pictures to real ones, in the classifier's features, **natural** the share of
+pictures of the class that are proper pictures of anything. {pictures} pictures per class and model, {steps} DDIM steps,
+guidance {guidance:g}; intervals of 95 % over the edits. Every method had at most {evaluations:,} samples through the
+denoiser, and its settings were searched on {validation}. What peers keep are the model's own drawings, as ours does.
+"""
+
+
+def methods_table(summary: dict) -> str:
+    """A row per method with scores, most forgotten and kept first, the base model on top."""
+    whole = {name: own for name, own in summary.items() if "scores" in own}
+    total = {name: sum(own["scores"][k]["mean"] for k in ("UA", "IRA")) for name, own in whole.items()}
+    base = next(iter(whole.values()))["base"]
+    rows = [["before", "–", *(shown(base[k]["mean"], k) for k in NAMES), "–", "–", "–"]]
+    for name in sorted(whole, key=total.get, reverse=True):
+        own, cost = whole[name], whole[name]["cost"]
+        title = ENTRIES[name].title + (f" ({own['diverged']} diverged)" if own["diverged"] else "")
+        size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
+        rows.append([title, str(own["rows"]), *(interval(own["scores"][k], k) for k in NAMES), *size])
+    return table(["method", "edits", *NAMES, "trained, %", "to ship, MB", "s"], rows)
+
+
+def classes_table(rows: list[dict]) -> str:
+    """Ours on each class with seed 0, before and after."""
+    own = [r for r in rows if (r["phase"], r["method"], r["seed"]) == ("report", "ours", 0) and "scores" in r]
+    lines = []
+    for row in own:
+        after = [shown(row["scores"][k], k) for k in NAMES]
+        lines.append([row["concept"], *after, *(shown(row["base"][k], k) for k in ("IRA", "FID"))])
+    return table(["erased", *NAMES, "IRA before", "FID before"], lines)
+
+
+def page(found: dict) -> str:
+    """The whole page."""
+    protocol = found["protocol"]
+    intro = INTRO.format(
+        pictures=protocol["pictures"], steps=protocol["sampler_steps"], guidance=protocol["budget"]["guidance"],
+        evaluations=protocol["budget"]["evaluations"], validation=protocol["validation"],
+    )  # fmt: skip
+    sheets = [f"![{c} erased: ten pictures of each class, before and after](images/cifar10-{c}.png)\n"
+              for c in found["concepts"]]  # fmt: skip
+    parts = [intro, f"Erased here: {', '.join(found['concepts'])}.\n", methods_table(found["summary"]), "", *sheets[:1],
+             "## Every class, ours\n", classes_table(found["rows"]), "", made_with(found)]  # fmt: skip
+    return "\n".join(parts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("eval/results"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    args = parser.parse_args(argv)
+    file = args.results / "cifar10.json"
+    found = read_json(file)
+    if not any("scores" in own for own in found.get("summary", {}).values()):
+        parser.error(f"{file} has no reported row; run python -m eval.cifar10.benchmark first")
+    write_text(args.docs / "cifar10.md", page(found))
+
+
+if __name__ == "__main__":
+    main()
