@@ -9,7 +9,9 @@ import argparse
 import re
 from pathlib import Path
 
+from .peers.diffusion import METHODS
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
+from .pictograms.lasting import NEW, PLAIN
 from .pictograms.many import WAYS, curves
 from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
@@ -126,24 +128,42 @@ turn on one machine beside other work; the fastest run of each.
     return "\n".join([text, table_, "", made_with(found)])
 
 
+def gained(own: dict) -> str:
+    """A sentence on what lasting rounds gain against an attack."""
+    least = "at least " if own["least"] else ""
+    more = f", {own['ratio']:.1f} times those of {METHODS[own['best']].title}" if own["best"] != PLAIN else ""
+    return (
+        f"Against `{own['attack']}`, at the rate that is worst for it ({own['rate']:g}), lasting takes {least}"
+        f"{own['plain']:.1f} times the steps of plain{more}."
+    )
+
+
 def lasting(found: dict) -> str:
-    """How long training takes to bring concepts back, after plain erasing and after lasting rounds."""
-    gains, most, rows = found["summary"]["gains"], found["most"], []
-    steps = lambda own: f"> {most}" if own is None else f"{own:.0f}"  # noqa: E731
-    for own in gains:
-        times = f"{'≥ ' if own['least'] else ''}{own['ratio']:.1f}"
-        rows.append(
-            [own["concept"], own["attack"], f"{own['rate']:g}", steps(own["plain"]), steps(own["lasting"]), times]
-        )
+    """How long training takes to bring concepts back, after plain erasing, after lasting rounds and after others."""
+    medians, most, rows = found["summary"]["medians"], found["most"], []
+    ways = list(dict.fromkeys(way for own in medians for way in own["steps"]))
+    steps = lambda value: f"> {most}" if value is None else f"{value:.0f}"  # noqa: E731
+    for own in medians:
+        cells = [steps(own["steps"][way]) if way in own["steps"] else "–" for way in ways]
+        rows.append([own["attack"], f"{own['rate']:g}", str(own["pictures"]), *cells, str(len(own["concepts"]))])
     rounds = found["set"]["lasting"]
-    price = f"It takes {found['summary']['price']:.1f} times a plain run." if found["summary"]["price"] else ""
+    price = f" It takes {found['summary']['price']:.1f} times a plain run." if found["summary"]["price"] else ""
+    reference = (
+        f"""
+"{NEW}" is the base model, taught the same pictures under a word that it never saw."""
+        if NEW in ways
+        else ""
+    )
     text = f"""## How long it lasts
 
-Steps of training until half of the pictures show the concept again, after a plain run and after one with
-`--lasting {rounds}`: a LoRA of rank 4 or 16 on the attention layers, or all weights, on 16 pictures of the concept, by
-Adam at the given rate; {4 * found["seeds"]} pictures at each look, straight lines between looks. {price}
+Steps of training until half of the pictures show the concept again, the median over concepts, after a plain run, after
+one with `--lasting {rounds}` and after other methods: a LoRA of rank 4 or 16 on the attention layers, or all weights,
+on pictures of the concept, by Adam at the given rate; {4 * found["seeds"]} pictures at each look, straight lines
+between looks.{price}{reference}
 """
-    parts = [text, table(["concept", "attack", "rate", "plain", "lasting", "times"], rows), ""]
+    titles = [METHODS[way].title if way in METHODS else way for way in ways]
+    worst = [gained(own) for own in found["summary"]["gains"]]
+    parts = [text, table(["attack", "rate", "pictures", *titles, "concepts"], rows), "", *worst, ""]
     scores = ("UA", "IRA", "CRA", "neighbours", "context", "natural")
     head = ["concept", "way", *scores, "UA at 0.5", "UA at 0.25", "steps", "s", "trained %"]
     kept = [

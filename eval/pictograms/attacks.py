@@ -38,17 +38,24 @@ CACHE: dict = {}  # per worker process: the judge's references, the last model a
 CONFIG = AttackConfig(seeds=8, contexts=4, iterations=20, candidates=8, relearn_steps=(0, 10, 25, 50, 100))
 
 
-def attacker_for(job: Job, budget: Budget, config: AttackConfig, models: Path | None = None) -> Attacker:
-    """The base model and the edited one, from `models` where it is there, with the pictograms' judge."""
+def edited_pipeline(job: Job, budget: Budget, models: Path | None = None):
+    """The embedded model as a job edits it: from `models` where it is there, else edited again."""
     from semu_diffusion.diffusion import load_pipeline
-    from semu_diffusion.diffusion.concepts import vocabulary_of
-    from semu_diffusion.diffusion.pipeline import model_path
 
-    pipe, base = load_pipeline("pictograms"), Target(base_pipeline())
+    pipe = load_pipeline("pictograms")
     if models and (file := model_file(models, job)).exists():
         pipe.unet.load_state_dict(load_file(file))
     elif job.method != BASE:
         edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
+    return pipe
+
+
+def attacker_for(job: Job, budget: Budget, config: AttackConfig, models: Path | None = None) -> Attacker:
+    """The base model and the edited one, with the pictograms' judge."""
+    from semu_diffusion.diffusion.concepts import vocabulary_of
+    from semu_diffusion.diffusion.pipeline import model_path
+
+    pipe, base = edited_pipeline(job, budget, models), Target(base_pipeline())
     if "references" not in CACHE:
         CACHE["references"] = draw_references(base, config)
     judge = pictograms_judge(base, job.concept, config, CACHE["references"])

@@ -1,27 +1,37 @@
-"""How long training takes to bring a concept back, after plain erasing and after `--lasting`.
+"""How long training takes to bring a concept back, after plain erasing, after `--lasting` and after other methods.
 
     python -m eval.pictograms.lasting                                   # into eval/results/lasting.json
     python -m eval.pictograms.lasting --concept knife --attack full --rate 1e-4 --set lasting=2
+    python -m eval.pictograms.lasting --method esd-x --method full --models models   # edits of the benchmark, too
+    python -m eval.pictograms.lasting --attack lora-4 --rate 1e-3 --pictures 4 --pictures 64
 
-Both ways start from the same noise and differ in that option alone. The attacker fine-tunes the merged model on 16
-pictures of the concept (`lora-4`, `lora-16`, `full`) or of other things (`benign-lora`, `benign-full`) at three rates
-each, until half of the pictures that are looked at show the concept properly; or learns an embedding (`inversion`).
-Each row is written at once, and those in the file are not run again.
+Plain and lasting start from the same noise and differ in that option alone; other methods are those of the benchmark
+with the settings chosen there. `new word` is the base model, which is taught the concept's pictures under a word that
+it never saw: what an erasure that left nothing would last, on a model that draws all the rest. The attacker fine-tunes
+the merged model on 16 pictures of the concept (`lora-4`, `lora-16`, `full`) or of other things (`benign-lora`,
+`benign-full`) at three rates each, until half of the pictures that are looked at show the concept properly; or learns
+an embedding (`inversion`). Each row is written at once, and those in the file are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..records import add_set, command, machine, make_parser, resumed, write_json
+from ..peers.diffusion import METHODS, Budget
+from ..records import add_set, command, machine, make_parser, read_json, resumed, write_json
 from .each import CONCEPTS
 from .many import erased_folder
 
 REPORTED = ("knife", "dog", "neon style", "umbrella")
-PLAIN, LASTING = "plain", "lasting"
+PLAIN, LASTING, NEW = "plain", "lasting", "new word"
+WORD = "wug"  # of no caption
+PICTURES = 16
 LOOKS = (8, 12, 17, 24, 34, 48, 68, 96, 136, 192, 272, 384)  # steps at which the pictures are looked at
 HALF = 0.5
 LORA_RATES, FULL_RATES = (3e-4, 1e-3, 3e-3), (3e-5, 1e-4, 3e-4)
@@ -83,8 +93,23 @@ def scored(way: str, concept: str, args: argparse.Namespace) -> dict:
     return {**rows, "weaker": weaker(pipe, [concept]), "training": training_of([folder])}
 
 
-def attacker_of(way: str, concept: str, args: argparse.Namespace):
-    """The erased model under attack; that of the last job is kept."""
+def pipeline_of(way: str, concept: str, args: argparse.Namespace):
+    """The erased model of a way; for a new word the base model."""
+    from semu_diffusion.diffusion import load_pipeline
+
+    if way == NEW:
+        return load_pipeline("pictograms")
+    if way in (PLAIN, LASTING):
+        return erased(way, concept, args)[0]
+    from .attacks import edited_pipeline
+    from .jobs import Job
+
+    job = Job("report", way, concept, 0, args.bench["summary"][way]["hyper"])
+    return edited_pipeline(job, Budget(**args.bench["protocol"]["budget"]), args.models)
+
+
+def attacker_of(way: str, concept: str, pictures: int, args: argparse.Namespace):
+    """The erased model under attack with so many pictures; that of the last job is kept."""
     from semu_diffusion.attacks import AttackConfig, PictogramsJudge, Target
     from semu_diffusion.attacks.suite import Attacker
     from semu_diffusion.diffusion import load_pipeline
@@ -92,21 +117,33 @@ def attacker_of(way: str, concept: str, args: argparse.Namespace):
     from semu_diffusion.diffusion.pipeline import model_path
     from semu_diffusion.pictograms.oracle import load_oracle
 
-    if CACHE.get("of") != (way, concept):
-        pipe, _ = erased(way, concept, args)
-        config = AttackConfig(seeds=args.seeds, contexts=4, steps=10)
+    if CACHE.get("of") != (way, concept, pictures):
+        pipe = pipeline_of(way, concept, args)
+        config = AttackConfig(seeds=args.seeds, contexts=4, steps=10, pictures=pictures)
         judge = PictogramsJudge(name_of(concept), None, load_oracle())
         words, base = vocabulary_of(model_path("pictograms")), Target(load_pipeline("pictograms"))
-        CACHE.update(of=(way, concept), attacker=Attacker(Target(pipe), base, concept, words, judge, config))
+        attacker = Attacker(Target(pipe), base, concept, words, judge, config)
+        CACHE.update(of=(way, concept, pictures), attacker=called(attacker, WORD) if way == NEW else attacker)
     return CACHE["attacker"]
 
 
-def attacked(way: str, concept: str, name: str, rate: float, args: argparse.Namespace) -> dict:
+def called(attacker, word: str):
+    """The same pictures, taught and asked for under another word for the concept."""
+    from semu_diffusion.diffusion.concepts import name_of
+
+    name, shown = name_of(attacker.concept), attacker.shown
+    other = lambda prompts: [p.replace(name, word) for p in prompts]  # noqa: E731
+    attacker.shown = replace(shown, prompts=other(shown.prompts))
+    attacker.prompts = other(attacker.prompts)
+    return attacker
+
+
+def attacked(way: str, concept: str, name: str, rate: float, pictures: int, args: argparse.Namespace) -> dict:
     """One attack at one rate: the looks, and the steps until half of the pictures show the concept."""
     from semu_diffusion.attacks.inversion import invert, states
     from semu_diffusion.attacks.relearn import fine_tune
 
-    a, attack = attacker_of(way, concept, args), ATTACKS[name]
+    a, attack = attacker_of(way, concept, pictures, args), ATTACKS[name]
     if attack.kind == "inversion":
         found = invert(a.target, concept, a.shown, a.config.inversion_steps, rate)
         look = a.judged(states(a.target, a.prompts, concept, found.embedding).detach())
@@ -125,28 +162,51 @@ def wanted(args: argparse.Namespace) -> list[dict]:
     for concept in args.concept or REPORTED:
         found += [{"way": way, "concept": concept} for way in (PLAIN, LASTING)]
         for name in args.attack or ATTACKS:
-            rates = [r for r in ATTACKS[name].rates if not args.rate or r in args.rate]
-            found += [
-                {"way": w, "concept": concept, "attack": name, "rate": r} for r in rates for w in (PLAIN, LASTING)
-            ]
+            attack = ATTACKS[name]
+            rates = [r for r in attack.rates if not args.rate or r in args.rate]
+            ways = (PLAIN, LASTING, *([] if attack.benign else [NEW]), *args.method)
+            found += [{"way": w, "concept": concept, "attack": name, "rate": r, "pictures": n}
+                      for n in args.pictures for r in rates for w in ways]  # fmt: skip
     return found
 
 
-def gains(rows: list[dict], most: int) -> list[dict]:
-    """Per concept, attack and rate: the steps that each way lasts, and the ratio of both.
-
-    A way that lasts to the last look counts with that many steps: `least` says that the ratio is at least that.
-    """
-    steps = {(r["concept"], r["attack"], r["rate"], r["way"]): r["steps"] for r in rows
-             if "attack" in r and not ATTACKS[r["attack"]].benign and r["attack"] != "inversion"}  # fmt: skip
+def medians(rows: list[dict]) -> list[dict]:
+    """Per attack, rate and number of pictures: the median of the steps that each way lasts, None for beyond the last
+    look, over the concepts that all of its ways have."""
+    steps: dict[tuple, dict] = {}
+    for r in rows:
+        if "attack" in r and not ATTACKS[r["attack"]].benign and r["attack"] != "inversion":
+            own = steps.setdefault((r["attack"], r["rate"], r["pictures"]), {})
+            own.setdefault(r["way"], {})[r["concept"]] = math.inf if r["steps"] is None else r["steps"]
     found = []
-    for concept, attack, rate in dict.fromkeys(key[:3] for key in steps):
-        plain, lasting = (steps.get((concept, attack, rate, way), -1) for way in (PLAIN, LASTING))
-        if plain is None or -1 in (plain, lasting):
-            continue  # the plain one lasts as long as is looked, or one is not run yet
-        found.append({"concept": concept, "attack": attack, "rate": rate, PLAIN: plain, LASTING: lasting,
-                      "ratio": (lasting or most) / plain, "least": lasting is None})  # fmt: skip
+    for (attack, rate, pictures), ways in steps.items():
+        concepts = sorted(set.intersection(*(set(own) for own in ways.values())))
+        if concepts:
+            middle = {way: statistics.median(own[c] for c in concepts) for way, own in ways.items()}
+            shown = {way: None if value == math.inf else value for way, value in middle.items()}
+            found.append({"attack": attack, "rate": rate, "pictures": pictures, "concepts": concepts, "steps": shown})
     return found
+
+
+def gains(found: list[dict], most: int) -> list[dict]:
+    """Per attack, with the usual pictures and at the rate that is worst for lasting: its steps in those of the plain
+    way and in those of the best other method.
+
+    A way that lasts beyond the last look counts with `most` steps; `least` says that a ratio is at least that.
+    """
+    gained = []
+    for attack in dict.fromkeys(own["attack"] for own in found):
+        own = [o for o in found if o["attack"] == attack and o["pictures"] == PICTURES and LASTING in o["steps"]]
+        if not own:
+            continue
+        worst = min(own, key=lambda o: o["steps"][LASTING] or math.inf)
+        steps = {way: value or most for way, value in worst["steps"].items() if way != NEW}
+        others = {way: steps[LASTING] / value for way, value in steps.items() if way != LASTING}
+        if PLAIN in others:
+            best = min(others, key=others.get)
+            gained.append({"attack": attack, "rate": worst["rate"], "plain": others[PLAIN], "best": best,
+                           "ratio": others[best], "least": worst["steps"][LASTING] is None})  # fmt: skip
+    return gained
 
 
 def price(rows: list[dict]) -> float | None:
@@ -158,9 +218,15 @@ def price(rows: list[dict]) -> float | None:
 
 
 def write(path: Path, head: dict, rows: list[dict]) -> None:
-    """The results file: rows, what is gained and at which price."""
-    summary = {"gains": gains(rows, head["most"]), "price": price(rows)}
+    """The results file: rows, medians, what is gained and at which price."""
+    found = medians(rows)
+    summary = {"medians": found, "gains": gains(found, head["most"]), "price": price(rows)}
     write_json(path, {**head, "summary": summary, "rows": rows})
+
+
+def key(row: dict) -> tuple:
+    """What tells a job from all others."""
+    return tuple(row.get(name) for name in ("concept", "way", "attack", "rate", "pictures"))
 
 
 def line(row: dict) -> str:
@@ -169,22 +235,32 @@ def line(row: dict) -> str:
     if "attack" not in row:
         return first + "  ".join(f"{k} {row['erased'][k]:.1f}" for k in ("UA", "IRA", "CRA", "natural"))
     looks = " ".join(f"{look['step']}:{100 * look['success']:.0f}" for look in row["curve"])
-    return f"{first} {row['attack']:<12} {row['rate']:<7g} half after {row['steps']}  ({looks})"
+    which = f"{row['attack']:<12} {row['rate']:<7g} {row['pictures']:>2} pictures"
+    return f"{first} {which}  half after {row['steps']}  ({looks})"
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--concept", action="append", choices=CONCEPTS, metavar="C", help="only this (repeatable)")
     parser.add_argument("--attack", action="append", choices=ATTACKS, help="only this one (repeatable)")
     parser.add_argument("--rate", action="append", type=float, help="only this learning rate (repeatable)")
+    parser.add_argument("--pictures", action="append", type=int, help="the attacker's (repeatable); default: 16")
+    parser.add_argument("--method", action="append", choices=METHODS, help="of the benchmark, too (repeatable)")
+    parser.add_argument("--models", type=Path, help="folder that eval/pictograms/benchmark.py left edited models in")
+    parser.add_argument("--benchmark", type=Path, default=Path("eval/results/benchmark.json"))
     parser.add_argument("--most", type=int, default=192, choices=LOOKS, help="steps after which an attack gives up")
     parser.add_argument("--seeds", type=int, default=4, help="pictures per prompt that are looked at")
     add_set(parser)
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--work", type=Path, default=Path("runs/lasting"), help="folder of the adapters")
     parser.add_argument("--output", type=Path, default=Path("eval/results/lasting.json"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.options = {"lasting": 1, **dict(args.set)}
+    args.pictures, args.method = args.pictures or [PICTURES], args.method or []
+    args.bench = read_json(args.benchmark)
+    absent = [m for m in args.method if m not in args.bench.get("summary", {})]
+    if absent:
+        parser.error(f"{args.benchmark} has no reported row of {absent[0]}")
     return args
 
 
@@ -200,9 +276,9 @@ def main() -> None:
     head = {"command": command(), "set": args.options, "seeds": args.seeds, "most": args.most, "versions": versions(),
             "machine": machine(workers=1, threads=args.threads)}  # fmt: skip
     rows = resumed(args.output, head, ("set", "seeds", "most")).get("rows", [])
-    done = {(r["concept"], r["way"], r.get("attack"), r.get("rate")) for r in rows}
+    done = {key(row) for row in rows}
     for job in wanted(args):
-        if (job["concept"], job["way"], job.get("attack"), job.get("rate")) in done:
+        if key(job) in done:
             continue
         started = time.perf_counter()
         found = attacked(*job.values(), args) if "attack" in job else scored(*job.values(), args)

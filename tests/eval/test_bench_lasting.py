@@ -3,18 +3,32 @@
 import argparse
 
 import pytest
+import torch
 
-from eval.pictograms.lasting import ATTACKS, REPORTED, crossing, gains, price, wanted, write
+from eval.pictograms.lasting import (
+    ATTACKS,
+    REPORTED,
+    called,
+    crossing,
+    gains,
+    medians,
+    parse_args,
+    price,
+    wanted,
+    write,
+)
 from eval.records import read_json
 from eval.tables import lasting
+from semu_diffusion.attacks.target import Pictures
 
 
 def curve(*looks):
     return [{"step": step, "success": success} for step, success in looks]
 
 
-def attack(way, steps, concept="knife", name="full", rate=1e-4):
-    return {"way": way, "concept": concept, "attack": name, "rate": rate, "steps": steps, "curve": curve((8, 0.25))}
+def attack(way, steps, concept="knife", name="full", rate=1e-4, pictures=16):
+    return {"way": way, "concept": concept, "attack": name, "rate": rate, "pictures": pictures, "steps": steps,
+            "curve": curve((8, 0.25))}  # fmt: skip
 
 
 def test_half_is_reached_on_the_line_between_two_looks():
@@ -23,13 +37,40 @@ def test_half_is_reached_on_the_line_between_two_looks():
     assert crossing(curve((8, 0.0), (12, 0.49))) is None and crossing([]) is None
 
 
-def test_gains_are_ratios_of_what_both_ways_have():
-    rows = [attack("plain", 10), attack("lasting", 25),
-            attack("plain", 20, rate=3e-5), attack("lasting", None, rate=3e-5),
-            attack("plain", 10, "dog"), attack("plain", None, "cat"), attack("lasting", None, "cat"),
-            attack("plain", None, name="benign-full"), attack("lasting", None, name="benign-full")]  # fmt: skip
-    found = [(own["concept"], own["rate"], own["ratio"], own["least"]) for own in gains(rows, most=100)]
-    assert found == [("knife", 1e-4, 2.5, False), ("knife", 3e-5, 5.0, True)]
+def test_medians_are_over_concepts_that_all_ways_have():
+    rows = [attack("plain", 10), attack("plain", 14, "dog"), attack("plain", None, "wine"), attack("plain", 99, "cat"),
+            attack("lasting", 25), attack("lasting", None, "dog"), attack("lasting", None, "wine"),
+            attack("plain", 7, pictures=64), attack("plain", None, name="benign-full")]  # fmt: skip
+    found = {(own["attack"], own["pictures"]): own for own in medians(rows)}
+    assert set(found) == {("full", 16), ("full", 64)}
+    assert found["full", 16]["concepts"] == ["dog", "knife", "wine"]
+    assert found["full", 16]["steps"] == {"plain": 14, "lasting": None} and found["full", 64]["steps"] == {"plain": 7}
+
+
+def test_gains_are_at_the_rate_that_is_worst_for_lasting():
+    rows = [attack("plain", 10), attack("lasting", 25), attack("salun", 20), attack("new word", 50),
+            attack("plain", 20, rate=3e-5), attack("lasting", None, rate=3e-5), attack("salun", 40, rate=3e-5),
+            attack("plain", 5, name="lora-4"), attack("lasting", None, name="lora-4"),
+            attack("plain", 2, pictures=4), attack("lasting", 3, pictures=4)]  # fmt: skip
+    full, lora = gains(medians(rows), most=100)
+    assert full == {"attack": "full", "rate": 1e-4, "plain": 2.5, "best": "salun", "ratio": 1.25, "least": False}
+    assert lora == {"attack": "lora-4", "rate": 1e-4, "plain": 20.0, "best": "plain", "ratio": 20.0, "least": True}
+
+
+def test_a_new_word_is_taught_by_the_same_pictures():
+    prompts = ["a knife in neon style", "a knife in sepia style"]
+    attacker = argparse.Namespace(concept="knife", prompts=list(prompts), shown=Pictures(torch.zeros(2, 1), prompts))
+    assert called(attacker, "wug").prompts == ["a wug in neon style", "a wug in sepia style"]
+    assert attacker.shown.prompts == attacker.prompts and prompts[0] == "a knife in neon style"
+
+
+def test_methods_come_from_the_benchmark(tmp_path, capsys):
+    (tmp_path / "benchmark.json").write_text('{"summary": {"salun": {}}}')
+    args = parse_args(["--benchmark", str(tmp_path / "benchmark.json"), "--method", "salun", "--pictures", "4"])
+    assert args.method == ["salun"] and args.pictures == [4]
+    with pytest.raises(SystemExit):
+        parse_args(["--benchmark", str(tmp_path / "benchmark.json"), "--method", "uce"])
+    assert "no reported row of uce" in capsys.readouterr().err
 
 
 def test_the_price_is_over_concepts_that_have_both():
@@ -38,13 +79,15 @@ def test_the_price_is_over_concepts_that_have_both():
     assert price([took("plain", "knife", 40)]) is None
 
 
-def test_each_erasure_is_scored_and_attacked_at_each_rate_beside_the_plain_one():
-    args = argparse.Namespace(concept=None, attack=None, rate=None)
+def test_each_erasure_is_scored_and_attacked_at_each_rate_beside_the_others():
+    args = argparse.Namespace(concept=None, attack=None, rate=None, pictures=[16], method=[])
     jobs = wanted(args)
-    assert len(jobs) == len(REPORTED) * 2 * (1 + sum(len(a.rates) for a in ATTACKS.values()))
-    assert [job["way"] for job in jobs] == ["plain", "lasting"] * (len(jobs) // 2)
-    args = argparse.Namespace(concept=["dog"], attack=["full"], rate=[1e-4])
-    assert [job.get("rate") for job in wanted(args)] == [None, None, 1e-4, 1e-4]
+    each = sum(len(a.rates) * (2 if a.benign else 3) for a in ATTACKS.values())
+    assert len(jobs) == len(REPORTED) * (2 + each)
+    args = argparse.Namespace(concept=["dog"], attack=["full"], rate=[1e-4], pictures=[4, 16], method=["salun"])
+    ways = ["plain", "lasting", "new word", "salun"]
+    assert [job["way"] for job in wanted(args)] == ["plain", "lasting", *ways, *ways]
+    assert [job.get("pictures") for job in wanted(args)] == [None, None, *[4] * 4, *[16] * 4]
 
 
 def test_the_section_says_what_the_file_says(tmp_path):
@@ -60,7 +103,8 @@ def test_the_section_says_what_the_file_says(tmp_path):
             "machine": {"cores": 2, "processor": "p"}}  # fmt: skip
     write(tmp_path / "lasting.json", head, rows)
     page = lasting(read_json(tmp_path / "lasting.json"))
-    for words in ("`--lasting 1`", "1.5 times a plain run", "| knife | full | 0.0001 | 10 | > 192 | ≥ 19.2 |",
+    for words in ("`--lasting 1`", "1.5 times a plain run", "| full | 0.0001 | 16 | 10 | > 192 | 1 |",
+                  "at least 19.2 times the steps of plain.",
                   "87.5 | 12.5", "| knife | plain | benign-lora | 0.0001 | 8 | 25 |", "`python -m x`"):  # fmt: skip
         assert words in page, words
 
