@@ -1,7 +1,7 @@
 """How long training takes to bring a concept back, after plain erasing, after `--lasting` and after other methods.
 
     python -m eval.pictograms.lasting                                   # into eval/results/lasting.json
-    python -m eval.pictograms.lasting --concept knife --attack full --rate 1e-4 --set lasting=2
+    python -m eval.pictograms.lasting --concept knife --attack full --rate 1e-4 --set lasting=1
     python -m eval.pictograms.lasting --method esd-x --method full --models models   # edits of the benchmark, too
     python -m eval.pictograms.lasting --attack lora-4 --rate 1e-3 --pictures 4 --pictures 64
 
@@ -255,7 +255,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/lasting"), help="folder of the adapters")
     parser.add_argument("--output", type=Path, default=Path("eval/results/lasting.json"))
     args = parser.parse_args(argv)
-    args.options = {"lasting": 1, **dict(args.set)}
+    args.options = {"lasting": 2, **dict(args.set)}
     args.pictures, args.method = args.pictures or [PICTURES], args.method or []
     args.bench = read_json(args.benchmark)
     absent = [m for m in args.method if m not in args.bench.get("summary", {})]

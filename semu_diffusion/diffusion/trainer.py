@@ -22,7 +22,7 @@ from .checkpoint import put_back, trained_state
 from .config import EraseConfig
 from .devices import is_hooked
 from .families import Family, beside, moved
-from .lasting import strengths
+from .lasting import strengths, weights
 from .memory import Batches, default_batches, parts_of
 from .objectives import OBJECTIVES, remaining_share, squared_error
 from .pipeline import base_name
@@ -76,20 +76,27 @@ class Trainer:
         with self.accelerator.autocast():
             return self.family.call(model, x, t, self.adversary.conditions(prompt, shift))
 
-    def targets(self, index: torch.Tensor, far: bool = False) -> torch.Tensor:
-        """Where forgotten records shall go; `far` past that where the concept shows."""
-        s, device, strength = self.states, self.accelerator.device, self.config.strength
+    def targets(self, index: torch.Tensor, strength: torch.Tensor | None = None) -> torch.Tensor:
+        """Where forgotten records shall go, as strong as the choices say or each by its own (N,)."""
+        s, device = self.states, self.accelerator.device
         concept, anchor, empty = (v[index].to(device) for v in (s.concept, s.anchor, s.empty))
-        if far:
-            strength = beside(strengths(strength, s.shown[index]), concept).to(concept)
+        strength = self.config.strength if strength is None else beside(strength, concept).to(concept)
         return OBJECTIVES[self.config.objective](concept, anchor, empty, strength)
+
+    def forgetting_loss(self, answers: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of answers at forgotten records to their targets; in lasting rounds to far ones."""
+        if not self.far:
+            return squared_error(answers, self.targets(index))
+        strength = strengths(self.config.strength, self.states.shown[index])
+        root = beside(weights(strength).sqrt(), answers).to(answers)  # so that no part's share depends on the others
+        return squared_error(root * answers, root * self.targets(index, strength))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Forgetting, keep and remain losses in one forward pass; and the parts."""
         shift = torch.cat([batch.shift, torch.zeros_like(batch.keep)])
         predicted = self.predict(model, torch.cat([batch.forget, batch.keep]), shift)
         drop, stay = predicted.split([len(batch.forget), len(batch.keep)])
-        forgetting = squared_error(drop, self.targets(batch.forget, self.far))
+        forgetting = self.forgetting_loss(drop, batch.forget)
         loss, parts = forgetting, {"forget": forgetting.item()}
         if len(batch.keep):
             remain = self.states.kind[batch.keep] == REMAIN

@@ -15,7 +15,7 @@ from semu_diffusion.adapter import SemuConfig
 from semu_diffusion.adapter.subspace import find_bases, install_bases
 from semu_diffusion.adapter.weights import inject
 from semu_diffusion.attacks.target import flatten
-from semu_diffusion.diffusion.lasting import PUSH, strengths
+from semu_diffusion.diffusion.lasting import PUSH, strengths, weights
 from semu_diffusion.diffusion.processes import ranks_of
 from semu_diffusion.diffusion.states import ANCHOR, EMPTY, FORGET, KEEP, States
 from semu_diffusion.diffusion.trainer import Trainer
@@ -27,6 +27,23 @@ def test_the_push_grows_with_what_shows():
     shown = torch.tensor([0.0, 0.1, 0.25, 0.4, 1.0])
     torch.testing.assert_close(strengths(0.25, shown), torch.tensor([0.25, 0.25, (0.25 + PUSH) / 2, PUSH, PUSH]))
     assert torch.equal(strengths(9.0, shown), torch.full((5,), 9.0))  # who asks for more gets more
+
+
+def test_a_far_target_counts_by_as_much_less_as_it_is_farther(tmp_path):
+    """The loss by hand, and in two halves as processes and parts of a step have it."""
+    trainer = trained(tmp_path / "run", steps=1)
+    s, index, answers = trainer.states, trainer.forget, trainer.predict(trainer.family.model, trainer.forget).detach()
+    strength = strengths(0.25, s.shown[index])
+    assert set(strength.tolist()) == {0.25, PUSH}
+    target = s.anchor[index] - strength[:, None, None, None] * (s.concept[index] - s.anchor[index])
+    by_hand = ((answers - target).square().mean((1, 2, 3)) / (1 + strength)).mean()
+    assert trainer.forgetting_loss(answers, index) != pytest.approx(by_hand.item())
+    trainer.far = True
+    assert trainer.forgetting_loss(answers, index) == pytest.approx(by_hand.item())
+    half = len(index) // 2
+    parts = [trainer.forgetting_loss(answers[k : k + half], index[k : k + half]) for k in (0, half)]
+    assert sum(parts) / 2 == pytest.approx(trainer.forgetting_loss(answers[: 2 * half], index[: 2 * half]).item())
+    assert torch.equal(weights(torch.tensor([0.0, 1.0, 3.0])), torch.tensor([1.0, 0.5, 0.25]))
 
 
 def test_what_shows_is_known_of_each_record(tiny_model, monkeypatch):
