@@ -255,7 +255,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/lasting"), help="folder of the adapters")
     parser.add_argument("--output", type=Path, default=Path("eval/results/lasting.json"))
     args = parser.parse_args(argv)
-    args.options = {"lasting": 2, **dict(args.set)}
+    args.options = {"lasting": 4, **dict(args.set)}
     args.pictures, args.method = args.pictures or [PICTURES], args.method or []
     args.bench = read_json(args.benchmark)
     absent = [m for m in args.method if m not in args.bench.get("summary", {})]

@@ -4,7 +4,7 @@ Fine-tuning on pictures of the concept sees these noised, under the concept's na
 make up for is the distance of the model's answers there; the answer to another prompt, which plain forgetting asks for,
 is near. So in these rounds the forgetting target is far past the anchor wherever the concept already shows, and stays
 where it was on the way that the erased model takes itself, so that what it draws remains a proper picture. A far target
-counts by as much less as it is farther, or it would drown the near ones and what is kept.
+counts less, or it would drown the near ones and what is kept.
 """
 
 from __future__ import annotations
@@ -21,5 +21,8 @@ def strengths(plain: float, shown: torch.Tensor) -> torch.Tensor:
 
 
 def weights(strength: torch.Tensor) -> torch.Tensor:
-    """What records with targets so far past the anchor (N,) count: 1 at the anchor, 1 / (1 + strength) beyond."""
-    return 1 / (1 + strength)
+    """What records with targets so far past the anchor (N,) count: 1 at the anchor, less beyond.
+
+    The squared error grows by (1 + strength)^2. By its whole root far targets are as near as others and soon undone.
+    """
+    return (1 + strength) ** -0.5
