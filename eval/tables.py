@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .peers.diffusion import METHODS
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
-from .pictograms.lasting import NEW, PLAIN
+from .pictograms.lasting import LASTING, NEW, PLAIN
 from .pictograms.many import WAYS, curves
 from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
@@ -138,6 +138,16 @@ def gained(own: dict) -> str:
     )
 
 
+def sooner(rows: list[dict]) -> list[str]:
+    """A sentence on the attacks that lasting rounds shortened, where there are any."""
+    steps = {(r["concept"], r["attack"], r["rate"], r["pictures"], r["way"]): r["steps"] for r in rows if "steps" in r}
+    pairs = [(own, value, steps.get((*own, PLAIN))) for (*own, way), value in steps.items() if way == LASTING]
+    less = [pair for pair in pairs if None not in pair[1:] and pair[1] < pair[2]]
+    worse = [f"{own[0]} against `{own[1]}` at {own[2]:g} ({after:.0f} steps instead of {before:.0f})"
+             for own, after, before in less]  # fmt: skip
+    return [f"Sooner than after a plain run: {', '.join(worse)}."] if worse else []
+
+
 def lasting(found: dict) -> str:
     """How long training takes to bring concepts back, after plain erasing, after lasting rounds and after others."""
     medians, most, rows = found["summary"]["medians"], found["most"], []
@@ -162,7 +172,7 @@ on pictures of the concept, by Adam at the given rate; {4 * found["seeds"]} pict
 between looks.{price}{reference}
 """
     titles = [METHODS[way].title if way in METHODS else way for way in ways]
-    worst = [gained(own) for own in found["summary"]["gains"]]
+    worst = [*(gained(own) for own in found["summary"]["gains"]), *sooner(found["rows"])]
     parts = [text, table(["attack", "rate", "pictures", *titles, "concepts"], rows), "", *worst, ""]
     scores = ("UA", "IRA", "CRA", "neighbours", "context", "natural")
     head = ["concept", "way", *scores, "UA at 0.5", "UA at 0.25", "steps", "s", "trained %"]

@@ -98,13 +98,20 @@ def test_the_section_says_what_the_file_says(tmp_path):
          "training": {"seconds": seconds, "steps": 100, "trained_percent": 0.8}}
         for way, seconds in (("plain", 40), ("lasting", 60))
     ]  # fmt: skip
-    rows += [attack("plain", 10.0), attack("lasting", None), attack("plain", None, name="benign-lora")]
+    rows += [
+        attack("plain", 10.0),
+        attack("lasting", None),
+        attack("plain", None, name="benign-lora"),
+        attack("plain", 30.0, "dog", "lora-4"),
+        attack("lasting", 12.0, "dog", "lora-4"),
+    ]
     head = {"command": "python -m x", "set": {"lasting": 1}, "seeds": 4, "most": 192, "versions": {"torch": "2"},
             "machine": {"cores": 2, "processor": "p"}}  # fmt: skip
     write(tmp_path / "lasting.json", head, rows)
     page = lasting(read_json(tmp_path / "lasting.json"))
     for words in ("`--lasting 1`", "1.5 times a plain run", "| full | 0.0001 | 16 | 10 | > 192 | 1 |",
                   "at least 19.2 times the steps of plain.",
+                  "Sooner than after a plain run: dog against `lora-4` at 0.0001 (12 steps instead of 30).",
                   "87.5 | 12.5", "| knife | plain | benign-lora | 0.0001 | 8 | 25 |", "`python -m x`"):  # fmt: skip
         assert words in page, words
 
