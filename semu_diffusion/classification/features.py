@@ -14,7 +14,8 @@ class PictureJudge(nn.Module):
     The features are the inputs of its last Linear layer. It is put in eval mode, and shared, not copied.
 
     Args:
-        mean, std: Of each channel, or of all; by default what `Examples` takes: pictures in [-1, 1].
+        mean: Of each channel, or of all; by default what `Examples` takes: pictures in [-1, 1].
+        std: Likewise.
 
     Raises:
         ValueError: a classifier without a Linear layer.

@@ -76,16 +76,16 @@ class ByHand:
             p.requires_grad_(True)
         return found
 
-    def train(self, trained, loss, steps: int = 2, mask=None, **adam) -> dict[str, torch.Tensor]:
-        """Adam by hand on the loss; `steps` of it."""
+    def train(self, trained, loss, steps: int = 2, mask=None, changed=None, **adam) -> dict[str, torch.Tensor]:
+        """Adam by hand on the loss; `steps` of it. `changed` makes of a step's number and gradients others."""
         parameters = self.parameters(trained)
         (b1, b2), moments = adam.get("betas", (0.9, 0.999)), {k: [0, 0] for k in parameters}
         for k in range(1, steps + 1):
             grads = torch.autograd.grad(loss(), parameters.values(), allow_unused=True)
+            found = {name: g for name, g in zip(parameters, grads) if g is not None}
             with torch.no_grad():
-                for (name, p), g in zip(parameters.items(), grads):
-                    if g is None:
-                        continue
+                for name, g in (changed(k, found) if changed else found).items():
+                    p = parameters[name]
                     g = g * mask[name] if mask else g
                     m, v = moments[name]
                     moments[name] = m, v = [b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g]
@@ -256,18 +256,25 @@ def test_sfron(loaded):
     remain = squares(kept)
     mask = {name: (forget[name] >= remain[name]).float() for name in forget}
     count = 2 * min(64, len(work.forget))
-    errors = noised(hand, latents, rows, 3)
-    weight = errors.detach() ** -0.5
-    ascent = -(3 / weight.sum() * weight * errors).mean()
-    before = {name: p.detach().clone() for name, p in parameters.items()}
-    grads = dict(zip(parameters, torch.autograd.grad(ascent, parameters.values(), allow_unused=True)))
-    masked = {name: 0 * before[name] if g is None else g * mask[name] for name, g in grads.items()}
-    clip = min(1.0, 7 / torch.cat([g.flatten() for g in masked.values()]).norm().item())
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p -= LR * clip * masked[name] / (clip * masked[name].abs() + 1e-8)
-    hand.train(every, lambda: hand.stays(work.pick_kept(3)), steps=1)
-    check(hand, edited(loaded, "sfr-on", hand.drawn + count + 6, lr=LR))
+
+    def ascent() -> torch.Tensor:
+        errors = noised(hand, latents, rows, 3)
+        weight = errors.detach() ** -0.5
+        return -10 * (3 / weight.sum() * weight * errors).mean()
+
+    def clipped(k: int, grads: dict) -> dict:
+        if k > 1:
+            return grads
+        masked = {name: g * mask[name] for name, g in grads.items()}
+        length = torch.cat([g.flatten() for g in masked.values()]).norm().item()
+        return {name: min(1.0, 7 / length) * g for name, g in masked.items()}
+
+    turns = iter([ascent, lambda: hand.stays(work.pick_kept(3))])
+    hand.train(every, lambda: next(turns)(), changed=clipped)  # one Adam, as in the released code
+    unet = edited(loaded, "sfr-on", hand.drawn + count + 6, lr=LR, forget_weight=10.0)
+    check(hand, unet)
+    lighter = edited(loaded, "sfr-on", hand.drawn + count + 6, lr=LR, forget_weight=0.1).parameters()
+    assert any(not torch.allclose(p, q) for p, q in zip(unet.parameters(), lighter))  # two Adams saw no weight
 
 
 def lora_step(loaded, name: str, hand: ByHand, loss, evaluations: int, **hyper) -> None:

@@ -35,12 +35,12 @@ def sfron(
     parameters, n = work.parameters("all"), budget.batch_size
     latents, rows = clean_latents(work)
     masks = fisher_ratio(work, parameters, latents, rows, threshold)
-    up, down = (torch.optim.Adam(parameters.values(), lr) for _ in range(2))
+    optimizer = torch.optim.Adam(parameters.values(), lr)  # one for both turns: it weighs them against each other
     total = max(1, work.steps(2 * n))
     for step in work.rounds(2 * n):
         share = forget_weight * (1 + math.cos(math.pi * step / total)) / 2
-        update(up, -share * ascent(noising_errors(work, latents, rows, n), power), masks, clip=7.0)
-        update(down, work.drift(work.pick_kept(n)))
+        update(optimizer, -share * ascent(noising_errors(work, latents, rows, n), power), masks, clip=7.0)
+        update(optimizer, work.drift(work.pick_kept(n)))
     return work.done(size(parameters))
 
 
