@@ -1,5 +1,8 @@
 """What the pages say of memory, time and the distilled stand-in is what the results files hold."""
 
+import json
+from pathlib import Path
+
 from pages import PAGES, ROOT
 
 from eval.records import read_json
@@ -41,3 +44,16 @@ def test_the_page_of_costs_has_memory_and_time():
 def test_the_highest_of_running_sums():
     changes = [(0, 5), (1, 3), (3, -4), (5, 10), (9, -12)]  # running: 5, 8, 4, 14, 2
     assert peaks.highest(changes, [("a", 1, 4), ("b", 4, 8), ("a", 9, 9)]) == {"a": 8, "b": 14}
+
+
+def test_the_times_of_classify_are_those_of_its_file():
+    root = Path(__file__).parents[2]
+    digits, photos = json.loads((root / "eval" / "results" / "classify_time.json").read_text())["rows"]
+    table = photos["table"]
+    words = " ".join((root / "docs" / "classifiers.md").read_text().split())
+    minutes, rest = divmod(round(photos["wall_seconds"]), 60)
+    assert f"the digits {digits['wall_seconds']:.0f} s" in words and f"{minutes} minutes and {rest} seconds" in words
+    assert f"took {table['original']['seconds']:.0f} and {table['retrain']['seconds']:.0f} s" in words
+    assert f"forgetting a tenth {table['semu']['seconds']:.0f} s" in words and photos["command"] in words
+    for key in ("UA", "TA"):
+        assert all(f"{table[name][key]:.1f}" in words for name in ("semu", "retrain"))
