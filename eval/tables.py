@@ -158,12 +158,8 @@ def lasting(found: dict) -> str:
         rows.append([own["attack"], f"{own['rate']:g}", str(own["pictures"]), *cells, str(len(own["concepts"]))])
     rounds = found["set"]["lasting"]
     price = f" It takes {found['summary']['price']:.1f} times a plain run." if found["summary"]["price"] else ""
-    reference = (
-        f"""
-"{NEW}" is the base model, taught the same pictures under a word that it never saw."""
-        if NEW in ways
-        else ""
-    )
+    word = f'\n"{NEW}" is the base model, taught the same pictures under a word that it never saw.'
+    reference = word if NEW in ways else ""
     text = f"""## How long it lasts
 
 Steps of training until half of the pictures show the concept again, the median over concepts, after a plain run, after

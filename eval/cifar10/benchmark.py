@@ -28,7 +28,6 @@ from .methods import ENTRIES, settings
 VALIDATION = "frog"
 CONCEPTS = ("airplane", "cat")
 BUDGET = Budget(evaluations=12_000, sampler_steps=20, guidance=2.5)
-KEYS = ("protocol",)  # what rows of one results file share
 
 
 def search_jobs(methods: list[str], validation: str) -> list[Job]:
@@ -68,12 +67,12 @@ def retained(args: argparse.Namespace, concept: str) -> str:
 
     from semu_diffusion.adapter.weights import write_atomic
 
-    folder, data = args.workdir / f"retain-{concept}", data_of(args)
+    folder, data = args.workdir / f"retain-{concept}", loaded(args.data)
     if (folder / "metadata.jsonl").is_file():
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     gone, lines = data.classes.index(concept), []
-    for k in (data.train.y != gone).nonzero().flatten().tolist()[: BUDGET.keep_latents]:
+    for k in (data.train.y != gone).nonzero().flatten().tolist()[: args.budget.keep_latents]:
         Image.fromarray(data.train.x[k].permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
         lines.append(json.dumps({"file_name": f"{k}.png", "text": data.classes[int(data.train.y[k])]}))
     write_atomic(folder / "metadata.jsonl", "\n".join(lines) + "\n")
@@ -86,11 +85,6 @@ def loaded(source: str):
     from semu_diffusion.classification import load_data
 
     return load_data(source)
-
-
-def data_of(args: argparse.Namespace):
-    """Training and test pictures with their classes."""
-    return loaded(args.data)
 
 
 @functools.cache
@@ -126,7 +120,7 @@ def work(job: Job, args: argparse.Namespace) -> dict:
     from .judge import scores, sheet
 
     torch.set_num_threads(args.threads)
-    entry, names = ENTRIES[job.method], data_of(args).classes
+    entry, names = ENTRIES[job.method], loaded(args.data).classes
     more = {"retain_images": retained(args, job.concept)} if entry.retains else {}
     pipe = load_pipeline(args.model, args.device)
     try:
@@ -197,7 +191,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def checked(args: argparse.Namespace) -> None:
     """SystemExit for a class that there is none of, or one that is both searched and reported."""
-    names, concepts = data_of(args).classes, [*args.concept, args.validation]
+    names, concepts = loaded(args.data).classes, [*args.concept, args.validation]
     unknown = [c for c in concepts if c not in names]
     if unknown:
         raise SystemExit(f"error: {args.data} has no class {unknown[0]!r}; known: {', '.join(names)}")
@@ -220,11 +214,11 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
     head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}
-    rows = resumed(args.output, head, KEYS).get("rows", [])
+    rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)
     run_all(search_jobs(methods, args.validation), rows, run, save, args.workers, line)
     chosen = {m: choose(rows, m) for m in methods}
-    jobs = report_jobs(methods, args.concept, data_of(args).classes, args.seeds, chosen)
+    jobs = report_jobs(methods, args.concept, loaded(args.data).classes, args.seeds, chosen)
     run_all(jobs, rows, run, save, args.workers, line)
     save()  # with this command, also where earlier ones left nothing to run
 

@@ -88,8 +88,9 @@ class Trainer:
         if not self.far:
             return squared_error(answers, self.targets(index))
         strength = strengths(self.config.strength, self.states.shown[index])
-        root = beside(weights(strength).sqrt(), answers).to(answers)  # so that no part's share depends on the others
-        return squared_error(root * answers, root * self.targets(index, strength))
+        weight = weights(strength).to(answers.device)
+        error = squared_error(answers, self.targets(index, strength), weight)
+        return error * weight.mean()  # so that no record's share depends on the others in its part of the batch
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Forgetting, keep and remain losses in one forward pass; and the parts."""
