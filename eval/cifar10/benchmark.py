@@ -190,8 +190,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def checked(args: argparse.Namespace) -> None:
-    """SystemExit for a class that there is none of, or one that is both searched and reported."""
-    names, concepts = loaded(args.data).classes, [*args.concept, args.validation]
+    """SystemExit for a folder that is not there, a class that there is none of, or one both searched and reported."""
+    absent = next((folder for folder in (args.model, args.classifier) if not Path(folder).is_dir()), None)
+    if absent:
+        raise SystemExit(f"error: {absent} is not there; scripts/build_cifar10_ddpm.py builds the model")
+    try:
+        names, concepts = loaded(args.data).classes, [*args.concept, args.validation]
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     unknown = [c for c in concepts if c not in names]
     if unknown:
         raise SystemExit(f"error: {args.data} has no class {unknown[0]!r}; known: {', '.join(names)}")

@@ -151,9 +151,15 @@ def test_from_the_search_to_the_page(folders, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--concept", "mauve"], "no class 'mauve'; known: red, green, blue"), (["--concept", "green"], "the search")],
+    [
+        (["--concept", "mauve"], "no class 'mauve'; known: red, green, blue"),
+        (["--concept", "green"], "the search"),
+        (["--data", "nowhere"], "cannot read the data 'nowhere'"),
+        (["--model", "nowhere"], "nowhere is not there"),
+        (["--classifier", "nowhere"], "nowhere is not there"),
+    ],
 )
-def test_classes_that_cannot_be(folders, tmp_path, more, message):
+def test_classes_and_folders_that_cannot_be(folders, tmp_path, more, message):
     with pytest.raises(SystemExit, match=message):
         benchmark.main([*arguments(folders, tmp_path), *more])
 
