@@ -99,13 +99,13 @@ def report_jobs(
 ) -> list[Job]:
     """The chosen setting on every reported concept with every seed; seed by seed, so that early rows span all.
 
-    `others` are the best settings with the other prompts, which are reported with the first seed.
+    `others` are the best settings with the other prompts, which are reported with the first seed, after its headline.
     """
     jobs = []
     for seed in seeds:
-        for c in concepts:
-            jobs += [Job("report", m, c, seed, chosen[m]) for m in methods]
-            jobs += [Job("report", m, c, seed, others[m]) for m in methods if m in others and seed == seeds[0]]
+        jobs += [Job("report", m, c, seed, chosen[m]) for c in concepts for m in methods]
+        if seed == seeds[0]:
+            jobs += [Job("report", m, c, seed, others[m]) for c in concepts for m in methods if m in others]
     return jobs
 
 

@@ -108,6 +108,9 @@ def test_both_kinds_of_prompts_are_reported_and_the_better_one_counts():
     own, shared = ({"prompts": p, "lr": 1e-4} for p in ("name", "shared"))
     jobs = report_jobs(["esd-x"], ["knife", "dog"], [0, 1, 2], {"esd-x": own}, {"esd-x": shared})
     assert len(jobs) == 2 * 3 + 2 and sum(job.hyper == shared for job in jobs) == 2
+    assert [(job.concept, job.hyper == own) for job in jobs[:4]] == [
+        ("knife", True), ("dog", True), ("knife", False), ("dog", False)
+    ]  # fmt: skip
     rows = [row("esd-x", 95 if job.hyper == own else 70, 90, concept=job.concept, seed=job.seed, hyper=job.hyper)
             for job in jobs]  # fmt: skip
     found = summary(rows)
