@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import statistics
 from dataclasses import asdict, replace
@@ -67,12 +68,13 @@ def retained(args: argparse.Namespace, concept: str) -> str:
 
     from semu_diffusion.adapter.weights import write_atomic
 
-    folder, data = args.workdir / f"retain-{concept}", loaded(args.data)
+    data, many = loaded(args.data), args.budget.keep_latents
+    folder = args.workdir / f"retain-{fingerprint_of(args.data)}-{many}-{concept}"
     if (folder / "metadata.jsonl").is_file():
         return str(folder)
     folder.mkdir(parents=True, exist_ok=True)
     gone, lines = data.classes.index(concept), []
-    for k in (data.train.y != gone).nonzero().flatten().tolist()[: args.budget.keep_latents]:
+    for k in (data.train.y != gone).nonzero().flatten().tolist()[:many]:
         Image.fromarray(data.train.x[k].permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
         lines.append(json.dumps({"file_name": f"{k}.png", "text": data.classes[int(data.train.y[k])]}))
     write_atomic(folder / "metadata.jsonl", "\n".join(lines) + "\n")
@@ -85,6 +87,16 @@ def loaded(source: str):
     from semu_diffusion.classification import load_data
 
     return load_data(source)
+
+
+@functools.cache
+def fingerprint_of(source: str) -> str:
+    """SHA-256 over the pictures, labels and names: rows of other data do not belong into the same table."""
+    data = loaded(source)
+    digest = hashlib.sha256("\n".join(data.classes).encode())
+    for tensor in (data.train.x, data.train.y, data.test.x, data.test.y):
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()[:16]
 
 
 @functools.cache
@@ -215,8 +227,8 @@ def main(argv: list[str] | None = None) -> None:
     methods = args.method or list(ENTRIES)
     protocol = {
         "model": fingerprint(Path(args.model)), "classifier": fingerprint(Path(args.classifier)),
-        "budget": asdict(args.budget), "pictures": args.pictures, "sampler_steps": args.sampler_steps,
-        "validation": args.validation,
+        "data": fingerprint_of(args.data), "budget": asdict(args.budget), "pictures": args.pictures,
+        "sampler_steps": args.sampler_steps, "validation": args.validation,
     }  # fmt: skip
     place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
     head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}

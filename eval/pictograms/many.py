@@ -128,16 +128,12 @@ def changes(row: dict, singles: dict[str, dict]) -> dict[str, dict[str, float]]:
 
 
 def summary(rows: list[dict]) -> dict:
-    """Scores by way and count, and the best way with the most objects."""
+    """Scores by way and count."""
     table = {way: {} for way in WAYS}
     for row in rows:
         scores = {"UA": row["erased"]["UA"], **{k: row[k] for k in ("IRA_change", "CRA_change")}}
         table[row["way"]][row["count"]] = scores
-    most = max(row["count"] for row in rows)
-    reached = {way: own[most] for way, own in table.items() if most in own}
-    fine = {way: s for way, s in reached.items() if s["UA"] >= 95 and s["IRA_change"] >= -5}
-    best = max(fine or reached, key=lambda way: reached[way]["UA"] + reached[way]["IRA_change"])
-    return {"table": table, "most": most, "best": best, "best_reaches_UA_95_and_IRA_within_5": best in fine}
+    return {"table": table}
 
 
 def curves(table: dict[str, dict], path: Path) -> Path:

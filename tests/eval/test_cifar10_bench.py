@@ -139,7 +139,8 @@ def test_from_the_search_to_the_page(folders, tmp_path, monkeypatch):
     assert all(0 <= r["scores"][k] <= 100 for r in reported.values() for k in ("UA", "IRA", "natural"))
     ours, retain = (reported[m, "red"]["cost"]["evaluations"] for m in ("ours", "ours-retain"))
     assert 0 < ours < retain
-    kept = [json.loads(line) for line in (tmp_path / "work" / "retain-red" / "metadata.jsonl").read_text().splitlines()]
+    (lines,) = (tmp_path / "work").glob("retain-*-red/metadata.jsonl")
+    kept = [json.loads(line) for line in lines.read_text().splitlines()]
     assert len(kept) == small.keep_latents and {k["text"] for k in kept} <= {"green", "blue"}
     assert (tmp_path / "images" / "cifar10-red.png").is_file()
     monkeypatch.setattr(benchmark, "edit", None)  # nothing is run again
@@ -162,6 +163,19 @@ def test_from_the_search_to_the_page(folders, tmp_path, monkeypatch):
 def test_classes_and_folders_that_cannot_be(folders, tmp_path, more, message):
     with pytest.raises(SystemExit, match=message):
         benchmark.main([*arguments(folders, tmp_path), *more])
+
+
+def test_other_pictures_have_another_fingerprint(folders, tmp_path):
+    """So that real pictures kept from one are not taken for those of another, nor its rows."""
+    own = benchmark.fingerprint_of(str(folders / "data"))
+    (tmp_path / "train.parquet").write_bytes((folders / "data" / "test.parquet").read_bytes())
+    (tmp_path / "test.parquet").write_bytes((folders / "data" / "test.parquet").read_bytes())
+    assert own != benchmark.fingerprint_of(str(tmp_path))
+    again = tmp_path / "again"
+    again.mkdir()
+    for name in ("train", "test"):
+        (again / f"{name}.parquet").write_bytes((folders / "data" / f"{name}.parquet").read_bytes())
+    assert own == benchmark.fingerprint_of(str(again))
 
 
 def test_no_page_without_rows(tmp_path, capsys):
