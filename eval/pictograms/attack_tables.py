@@ -75,8 +75,8 @@ def together(found: dict) -> dict[str, list[str]]:
 
 
 def results(found: dict, method: str, attack: str) -> list[dict]:
-    """An attack's results on a method, one per concept."""
-    return [row["result"] for row in found["rows"] if (row["method"], row["attack"]) == (method, attack)]
+    """An attack's results on a method, one per concept; none of an empty file."""
+    return [row["result"] for row in found.get("rows", []) if (row["method"], row["attack"]) == (method, attack)]
 
 
 def pool(shares: list[float], counts: list[int]) -> tuple[int, int]:

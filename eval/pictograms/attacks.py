@@ -87,6 +87,14 @@ def write(path: Path, head: dict, rows: list[dict]) -> None:
     write_json(path, {**head, "rows": sorted(rows, key=key_of)})
 
 
+def current(rows: list[dict], summary: dict) -> list[dict]:
+    """The attacks on what the benchmark reports now, less those on settings that it chose before; says how many."""
+    own = [r for r in rows if r["method"] == BASE or r["hyper"] == summary.get(r["method"], {}).get("hyper")]
+    if left := len(rows) - len(own):
+        print(f"left out: {left} attacks on settings that the benchmark no longer reports", flush=True)
+    return own
+
+
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--benchmark", type=Path, default=Path("eval/results/benchmark.json"))
@@ -119,7 +127,7 @@ def main() -> None:
     head = {"command": command(), "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads),
             "protocol": {"model": model, "budget": asdict(budget), "attack": asdict(config)}}  # fmt: skip
-    rows = resumed(args.output, head, ("protocol",)).get("rows", [])
+    rows = current(resumed(args.output, head, ("protocol",)).get("rows", []), bench["summary"])
     hyper = {m: {} if m == BASE else bench["summary"][m]["hyper"] for m in methods}
     jobs = [Job(PHASE + name, m, c, 0, hyper[m])
             for c in args.concept or TARGETS for m in methods for name in args.attack or ATTACKS]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Writes docs/benchmark.md and its plots from eval/results/benchmark.json and, where it is there, attacks.json.
+"""Writes docs/benchmark.md, its plots and the README's table from eval/results/benchmark.json and attacks.json.
 
 python -m eval.pictograms.page
 """
@@ -12,9 +12,10 @@ from semu_diffusion.evaluation.charts import GONE, INK, KEPT, figure, open_axes,
 
 from ..peers.diffusion import METHODS, ROBUST
 from ..records import read_json, write_text
-from ..tables import made_with, seconds, shown, table
+from ..tables import filled, made_with, seconds, shown, table
 from .attack_tables import attacks_section, pooled, relearning_plot, results, title
-from .jobs import SCORES, split_name
+from .attacks import BASE, current
+from .jobs import SCORES, attackable, split_name
 from .verdict import OURS, against_peers, verdict
 
 COLUMNS = {
@@ -97,6 +98,22 @@ def headline(summary: dict, attacks: dict) -> str:
         rows.append([marked(name, own), *cells, *size, *(f"{pooled(r)[0]:.1f}" if r else "–" for r in hits)])
     head = ["method", *names, "trained, %", "to ship, MB", "s", *(COLUMNS[name] for name in asked)]
     return table(head, rows)
+
+
+def compared(summary: dict, attacks: dict) -> str:
+    """The README's table: the base model, and the methods that forget and keep the rest; – where nothing was run."""
+    good = {m: own for m, own in ordered(summary) if m in attackable(summary)}
+    asked = [name for name in COLUMNS if any(results(attacks, m, name) for m in good)]
+    again = lambda m: [f"{pooled(r)[0]:.1f}" if (r := results(attacks, m, a)) else "–" for a in asked]  # noqa: E731
+    base = ordered(summary)[0][1]["base"]
+    rows = [["base model", "", "", f"{(base['IRA']['mean'] + base['CRA']['mean']) / 2:.1f}", *[""] * 5, *again(BASE)]]
+    for name, own in good.items():
+        cost, mean = own["cost"], lambda key, own=own: own["scores"].get(key, {}).get("mean")
+        scores = [mean("UA"), mean("unseen"), own["changes"]["kept"]["mean"], mean("context"), mean("natural")]
+        size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
+        rows.append([title(name), *(shown(v, "UA") for v in scores), *size, *again(name)])
+    head = ["method", "UA", "unseen", "kept", "context", "natural", "trained, %", "MB", "s"]
+    return table([*head, *(COLUMNS[name] for name in asked)], rows)
 
 
 def marked(name: str, own: dict) -> str:
@@ -187,10 +204,12 @@ def page(found: dict, attacks: dict) -> str:
     return "\n".join([*parts, *([attacks_section(attacks, summary)] if attacks else [])])
 
 
-def main() -> None:
+def parse_args() -> tuple[argparse.Namespace, dict, dict]:
+    """The options and both results files; the program ends where there is nothing to write about."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("eval/results"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="its table is written between its marks")
     args = parser.parse_args()
     file, attacks = args.results / "benchmark.json", read_json(args.results / "attacks.json")
     if not file.exists():
@@ -200,10 +219,18 @@ def main() -> None:
         parser.error(f"{file} was made with an earlier search; remove it and run python -m eval.pictograms.benchmark")
     if not any("scores" in own for own in found["summary"].values()):
         parser.error(f"{file} has no reported row yet; let eval/pictograms/benchmark.py go on")
+    if attacks:
+        attacks["rows"] = current(attacks["rows"], found["summary"])
+    return args, found, attacks
+
+
+def main() -> None:
+    args, found, attacks = parse_args()
     plot(found["summary"], args.docs / "images" / "benchmark.png")
     if attacks:
         relearning_plot(attacks, args.docs / "images" / "relearning.png")
     write_text(args.docs / "benchmark.md", page(found, attacks))
+    write_text(args.readme, filled(args.readme.read_text(), "comparison", compared(found["summary"], attacks)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -202,8 +203,15 @@ def test_the_fingerprint_follows_the_weights(tiny_model, tmp_path):
     assert fingerprint(tmp_path) != first
 
 
-def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
+def page_arguments(folder: Path, docs: Path) -> list[str]:
+    """The command line of the page, with a README of its own."""
+    (folder / "README.md").write_text("before\n<!-- comparison -->\n<!-- /comparison -->\n")
+    return ["page", "--results", str(folder), "--docs", str(docs), "--readme", str(folder / "README.md")]
+
+
+def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch, capsys):
     rows = [row(m, 90 + k, 80 - k, seed=s) for k, m in enumerate(("uce", "ours-remain")) for s in range(2)]
+    rows.append(row("full", 100, 97))
     protocol = {"budget": {"evaluations": 12000}, "validation": list(VALIDATION), "search": "crossed"}
     machine = {"cores": 2, "processor": "x86_64", "workers": 2}
     head = {"command": "python -m eval.pictograms.benchmark", "protocol": protocol, "machine": machine,
@@ -216,13 +224,21 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch):
               "full_lr": 1e-4, "relearn_steps": [0, 25]}  # fmt: skip
     inverted = {"success": 0.25, "pictures": 16}
     attacked = [("uce", "inversion", inverted), ("uce", "relearn-lora", relearnt), ("base", "relearn-lora", relearnt)]
-    found = [{"method": m, "concept": "knife", "attack": a, "result": r} for m, a, r in attacked]
+    attacked += [("full", "inversion", inverted)]
+    hyper = {own["method"]: own["hyper"] for own in rows} | {"base": {}}
+    found = [{"method": m, "concept": "knife", "attack": a, "hyper": hyper[m], "result": r} for m, a, r in attacked]
+    found.append({**found[0], "hyper": {"lr": 9.0}, "result": {"success": 1.0, "pictures": 16}})  # not reported now
     attacks = {**head, "protocol": {**protocol, "attack": attack}, "rows": found}
     (tmp_path / "attacks.json").write_text(json.dumps(attacks))
-    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")])
+    monkeypatch.setattr(sys, "argv", page_arguments(tmp_path, tmp_path / "docs"))
     benchmark_page.main()
+    assert "left out: 1 attacks" in capsys.readouterr().out
+    readme = (tmp_path / "README.md").read_text()
+    assert "| base model |  |  | 98.5 |  |  |  |  |  | – |" in readme and "UCE" not in readme  # it keeps too little
+    assert "| full fine-tuning, our loss | 100.0 | – | 97.0 | – | – | 0.50 | 0.00 | 2 | 25.0 |" in readme
     page = (tmp_path / "docs" / "benchmark.md").read_text()
-    assert "**UCE** | 2 | 90.0 | 80.0" in page and "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
+    assert "| UCE | 2 | 90.0 | 80.0" in page and "| **full fine-tuning, our loss** | 1 |" in page
+    assert "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
     assert "| UCE | 25 |" in page and "On knife:" in page
     assert "| inversion | relearn |" in page and "| 25.0 | 50.0 |" in page
     assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
@@ -299,7 +315,7 @@ def test_the_program_from_the_search_to_the_page(tmp_path, monkeypatch, assets, 
     found = json.loads((tmp_path / "benchmark.json").read_text())
     assert set(found["summary"]) == {"ours-remain", "uce", "uce:expanded"}
     assert found["summary"]["uce"]["hyper"]["prompts"] == "shared" and found["summary"]["uce"]["rows"] == 2
-    monkeypatch.setattr(sys, "argv", ["page", "--results", str(tmp_path), "--docs", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", page_arguments(tmp_path, tmp_path))
     benchmark_page.main()
     page = (tmp_path / "benchmark.md").read_text()
     assert "## With the other prompts" in page and "UCE, its own prompts | 1 | 80.0" in page
