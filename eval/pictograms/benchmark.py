@@ -125,7 +125,7 @@ def line(row: dict) -> str:
     if "error" in row:
         return f"{name}  {row['error']}"
     scores, cost = row["scores"], row["cost"]
-    shown = "  ".join(f"{k} {scores[k]:.1f}" for k in ("UA", "IRA", "CRA"))
+    shown = "  ".join(f"{k} {scores[k]:.1f}" for k in ("UA", "IRA", "CRA", "natural"))
     return f"{name}  {shown}  mean {harmonic(scores):.1f}  {cost['seconds']:.0f} s, {cost['evaluations']} evaluations"
 
 
@@ -157,6 +157,7 @@ def main() -> None:
         "pictures": args.pictures,
         "validation": list(VALIDATION),
         "search": "3 x 2 crossed, for each kind of prompts; the better half of each on the second concept too",
+        "chosen": "by the harmonic mean of UA, IRA, CRA and natural",
     }
     head = {"command": command(), "protocol": protocol, "versions": versions(),
             "machine": machine(workers=args.workers, threads=args.threads)}  # fmt: skip

@@ -37,8 +37,8 @@ COST = {"seconds": 2.0, "peak_memory_mb": 900, "evaluations": 100, "trained": 50
 
 
 def row(method: str, UA: float, kept: float, phase="report", concept="knife", seed=0, hyper=None) -> dict:
-    scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "FID": 1.0, "drift": 0.01,
-              "counts": {"forget": 20}}  # fmt: skip
+    scores = {"UA": UA, "IRA": kept, "CRA": kept, "neighbours": kept, "natural": kept, "FID": 1.0,
+              "drift": 0.01, "counts": {"forget": 20}}  # fmt: skip
     job = {
         "phase": phase,
         "method": method,
@@ -101,8 +101,9 @@ def test_the_choice_is_the_best_harmonic_mean_with_each_kind_of_prompts():
     assert choose(rows, "uce", list(VALIDATION)) == [grid[10], grid[5]]  # of shared prompts, of its own
     with pytest.raises(ValueError, match="not tried"):
         choose(rows[1:], "uce", list(VALIDATION))
-    assert harmonic({"UA": 100, "IRA": 50, "CRA": 50}) == pytest.approx(60)
-    assert harmonic({"UA": 0, "IRA": 100, "CRA": 100}) == 0
+    assert harmonic({"UA": 100, "IRA": 50, "CRA": 50, "natural": 100}) == pytest.approx(4 / (2 / 50 + 2 / 100))
+    assert harmonic({"UA": 0, "IRA": 100, "CRA": 100, "natural": 100}) == 0
+    assert harmonic({"UA": 100, "IRA": 100, "CRA": 100, "natural": 0}) == 0
 
 
 def test_both_kinds_of_prompts_are_reported_and_the_better_one_counts():
@@ -235,7 +236,7 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch, capsys):
     assert "left out: 1 attacks" in capsys.readouterr().out
     readme = (tmp_path / "README.md").read_text()
     assert "| base model |  |  | 98.5 |  |  |  |  |  | – |" in readme and "UCE" not in readme  # it keeps too little
-    assert "| full fine-tuning, our loss | 100.0 | – | 97.0 | – | – | 0.50 | 0.00 | 2 | 25.0 |" in readme
+    assert "| full fine-tuning, our loss | 100.0 | – | 97.0 | – | 97.0 | 0.50 | 0.00 | 2 | 25.0 |" in readme
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "| UCE | 2 | 90.0 | 80.0" in page and "| **full fine-tuning, our loss** | 1 |" in page
     assert "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
