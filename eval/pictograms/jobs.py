@@ -249,11 +249,13 @@ def attackable(summary: dict) -> list[str]:
 
 
 def pareto(table: dict[str, dict]) -> list[str]:
-    """Methods that no other beats in forgetting (UA) and in keeping (mean of IRA and CRA) at once."""
-    points = {k: (v["scores"]["UA"]["mean"], v["changes"]["kept"]["mean"]) for k, v in table.items() if "scores" in v}
+    """Methods that no other beats in forgetting (UA), keeping (mean of IRA and CRA) and proper pictures (natural), by
+    being as good in all three and better in one."""
+    points = {name: [own["scores"]["UA"]["mean"], own["changes"]["kept"]["mean"], own["scores"]["natural"]["mean"]]
+              for name, own in table.items() if "scores" in own}  # fmt: skip
 
-    def beaten(own: tuple[float, float]) -> bool:
-        return any(p != own and p[0] >= own[0] and p[1] >= own[1] for p in points.values())
+    def beaten(own: list[float]) -> bool:
+        return any(p != own and all(a >= b for a, b in zip(p, own)) for p in points.values())
 
     return [name for name, point in points.items() if not beaten(point)]
 

@@ -15,13 +15,18 @@ from ..records import read_json, write_text
 from ..tables import filled, made_with, seconds, shown, table
 from .attack_tables import attacks_section, pooled, relearning_plot, results, title
 from .attacks import BASE, current
-from .jobs import SCORES, attackable, split_name
+from .jobs import FORGETS, SCORES, attackable, split_name
 from .verdict import OURS, against_peers, verdict
 
 COLUMNS = {
     "prompt": "adversarial prompt", "inversion": "inversion", "inversion-name": "inversion from the name",
     "relearn-lora": "relearn", "benign-lora": "benign",
 }  # fmt: skip
+
+PLOTTED = {
+    "UA": "UA: pictures in which the concept is gone, %",
+    "natural": f"natural: proper pictures instead, % (where UA ≥ {FORGETS:g})",
+}
 
 INTRO = """# Benchmark: ours and its peers on the embedded model
 
@@ -42,8 +47,8 @@ Reported: {concepts}; seeds {seeds}. UA is the share of pictures of the erased c
 names it, **unseen** the same in wordings that no training saw; IRA and CRA are its accuracy on what must stay, **kept**
 is the mean of these two (base model: {base:.1f}), **neighbours** the accuracy on what is nearest to the erased concept.
 **context** is how often the rest of a forgotten prompt is still drawn: the style of an erased object, the object of an
-erased style; **natural** how often it is a proper picture of something. Methods in bold are on the front: no other has
-both a higher UA and more kept.
+erased style; **natural** how often it is a proper picture of something. Methods in bold are on the front: no other is
+as good in UA, kept and natural and better in one of them.
 """
 
 PLOT = """
@@ -161,23 +166,23 @@ def claims_table(summary: dict) -> str:
 
 
 def plot(summary: dict, path: Path) -> Path:
-    """Kept accuracy over UA with intervals, ours in colour, numbered as in the legend; beside it the best corner."""
+    """Kept accuracy over UA, and over proper pictures of those that forget, with intervals; ours in colour, numbered as
+    in the legend."""
     fig = figure(11, 5)
-    whole, corner = fig.subplots(1, 2)
+    axes = fig.subplots(1, 2)
     for number, (name, own) in enumerate(ordered(summary), 1):
-        x, y = own["scores"]["UA"], own["changes"]["kept"]
-        colour = GONE if name.startswith("ours") else KEPT
-        errors = [[[abs(v["mean"] - end)] for end in v["interval"]] for v in (x, y)]
-        for ax in (whole, corner):
+        y, colour = own["changes"]["kept"], GONE if name.startswith("ours") else KEPT
+        for ax, key in zip(axes, PLOTTED if own["scores"]["UA"]["mean"] >= FORGETS else ["UA"]):
+            x = own["scores"][key]
+            errors = [[[abs(v["mean"] - end)] for end in v["interval"]] for v in (x, y)]
             ax.errorbar(x["mean"], y["mean"], xerr=errors[0], yerr=errors[1], color=colour, elinewidth=0.8, alpha=0.9,
                         fmt="o" if own.get("front") else ".", label=f"{number}  {title(name)}")  # fmt: skip
             ax.annotate(str(number), (x["mean"], y["mean"]), xytext=(3 + 7 * (number % 2), 3), fontsize=8, color=INK,
                         textcoords="offset points", annotation_clip=True)  # fmt: skip
-    for ax in (whole, corner):
-        open_axes(ax, "UA: pictures in which the concept is gone, %")
-    whole.set_ylabel("kept: mean of IRA and CRA, %", color=INK)
-    corner.set(xlim=(90, 101), ylim=(90, 101))
-    handles, labels = whole.get_legend_handles_labels()
+    for ax, label in zip(axes, PLOTTED.values()):
+        open_axes(ax, label)
+    axes[0].set_ylabel("kept: mean of IRA and CRA, %", color=INK)
+    handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     return save(fig, path)
 

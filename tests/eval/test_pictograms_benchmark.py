@@ -161,7 +161,10 @@ def test_summary_intervals_and_front():
     assert 90 <= low < high <= 100
     assert found["uce"]["changes"]["IRA"]["mean"] == pytest.approx(85 - 98)
     assert found["full"]["diverged"] == 1 and found["full"]["rows"] == 2
+    found["esd-x"]["scores"]["natural"]["mean"] = 60.0  # better in UA alone is on the front, too
     assert pareto(found) == ["uce", "esd-x"] and found["uce"]["front"] and "front" not in found["full"]
+    found["full"]["scores"]["natural"]["mean"] = 99.0  # worse in both, but a better picture
+    assert pareto(found) == ["uce", "esd-x", "full"]
 
 
 def test_time_and_memory_are_those_of_the_last_seed():
