@@ -5,13 +5,11 @@ import json
 from pages import PAGES, ROOT
 
 from eval.classification.report import OURS, ranked
-from eval.peers.diffusion import ROBUST
 from eval.pictograms import attack_tables, verdict
-from eval.pictograms.attack_tables import BASE, pooled
-from eval.pictograms.attack_tables import results as attacked_by
-from eval.pictograms.jobs import attackable
-from eval.pictograms.page import ordered
-from eval.tables import seconds
+from eval.pictograms.jobs import REPORTED, attackable
+from eval.pictograms.page import compared
+from eval.pictograms.verdict import OURS as OURS_ERASER
+from eval.records import read_json
 
 README, PAGE = PAGES["README.md"], PAGES["docs/results.md"]
 
@@ -83,79 +81,75 @@ def test_classifier_gaps_are_those_of_the_results_file():
         assert f"| {title} | {' | '.join(cells)} |" in PAGE
 
 
-RESISTED = verdict.RESISTED
-DOUBTED = ("esd-x", "esd-u", "semu-published")  # rows of an earlier protocol that is unfair to these
-COMPARED = [json.loads((ROOT / "eval" / "results" / name).read_text()) for name in ("benchmark.json", "attacks.json")]
+BENCH, ATTACKS, LASTING = (
+    read_json(ROOT / "eval" / "results" / f"{name}.json") for name in ("benchmark", "attacks", "lasting")
+)
+SUMMARY = BENCH["summary"]
+GOOD = attackable(SUMMARY)
 
 
-def again(method: str, attack: str) -> float:
-    """Share of pictures that show the concept again, in percent."""
-    return pooled(attacked_by(COMPARED[1], method, attack))[0]
+def mean(method: str, key: str) -> float:
+    """A method's mean score; `kept` is that of IRA and CRA."""
+    own = SUMMARY[method]
+    return own["changes"]["kept"]["mean"] if key == "kept" else own["scores"][key]["mean"]
 
 
-def compared_row(name: str, own: dict) -> str:
-    """A method's line of the README's comparison, made from the results files."""
-    cost = own["cost"]
-    scores = [own["scores"]["UA"]["mean"], own["changes"]["kept"]["mean"], own["scores"]["context"]["mean"]]
-    cells = [f"{v:.1f}" for v in scores] + [f"{cost['trained_percent']:.2f} %", seconds(cost["seconds"])]
-    return f"| {attack_tables.title(name)} | {' | '.join([*cells, *(f'{again(name, a):.1f}' for a in RESISTED)])} |"
+def titles(methods: list[str]) -> str:
+    """Their names as a sentence lists them."""
+    *most, last = [attack_tables.title(m) for m in methods]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def test_the_comparison_is_that_of_the_results_files():
-    bench, attacks = COMPARED
-    summary, words = bench["summary"], words_of(README)
-    good = [(m, own) for m, own in ordered(summary) if m in attackable(summary)]
-    shown = [compared_row(m, own) for m, own in good]
-    assert all(len(attacked_by(attacks, m, a)) == 3 for m, _ in good for a in RESISTED)
-    assert "\n".join(shown) in README and "Eleven others" in README and len(verdict.peers(summary)) == 11
-    bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in verdict.reported(bench["rows"], "ours-remain")]
-    base = [f"{again(BASE, a):.1f}" for a in RESISTED]
-    assert f"| base model | | {sum(bases) / len(bases):.1f} | | | | {' | '.join(base)} |" in README
-    assert all(own["rows"] == 12 for own in summary.values()) and "Four concepts" in words and "three seeds" in words
-    assert bench["command"] in PAGE and attacks["command"].split(" --")[0] in PAGE
+    words = words_of(README)
+    assert f"<!-- comparison -->\n\n{compared(SUMMARY, ATTACKS)}\n\n<!-- /comparison -->" in README
+    assert len(verdict.peers(SUMMARY)) == 12 and "Twelve others" in words and "Twelve others" in words_of(PAGE)
+    reported = [row for row in BENCH["rows"] if row["phase"] == "report"]
+    concepts = [c for c in REPORTED if c in {row["concept"] for row in reported}]
+    assert f"Eight concepts ({', '.join(concepts)}), one seed" in words and len(concepts) == 8
+    assert {row["seed"] for row in reported} == {0} and {own["rows"] for own in SUMMARY.values()} == {8}
+    assert f"{BENCH['protocol']['budget']['evaluations']:,} samples" in words and BENCH["command"] in PAGE
+    assert not any(own["diverged"] for own in SUMMARY.values())
 
 
 def test_what_is_said_of_ours_and_others_is_so():
-    bench, attacks = COMPARED
-    summary, words = bench["summary"], words_of(PAGE)
-    assert not any(verdict.better(verdict.paired(bench["rows"], peer)) for peer in verdict.peers(summary))
-    robust, plain, sfron = (summary[m] for m in ("ours-robust", "ours-remain", "sfr-on"))
-    hits = verdict.gone(verdict.reported(bench["rows"], "ours-remain"))[1].split("; ")[1].removesuffix(" pictures)")
-    lost = [-plain["changes"][k]["mean"] for k in ("IRA", "CRA")]
-    assert f"it forgets {hits} pictures, and IRA and CRA fall by {lost[0]:.1f} and {lost[1]:.1f} points" in words
-    kept = {m: own["changes"]["kept"]["mean"] for m, own in summary.items() if m in attackable(summary)}
-    assert {m for m in kept if kept[m] > kept["ours-remain"]} == {"uce", "sfr-on"}
-    assert max(kept.values()) - kept["ours-remain"] < 0.3 and "UCE and SFR-on keep up to 0.3 points more" in words
-    assert sfron["scores"]["UA"]["mean"] == 100 and "SFR-on forgets all" in words
-    assert sfron["scores"]["context"]["mean"] < 20 < 97 < robust["scores"]["context"]["mean"]
-    withstand = {m for m in attackable(summary) if not any(again(m, a) for a in RESISTED)}
-    assert withstand == {"ours-robust", "salun", "full", "ours-remain-free"}
-    assert max(kept["full"], kept["ours-remain-free"]) < min(kept["ours-robust"], kept["salun"])
-    assert all(len(attacked_by(attacks, "ours-robust", a)) == 3 for a in RESISTED) and "of the 288 pictures" in words
-    times = robust["cost"]["seconds"] / plain["cost"]["seconds"]
-    assert f"IRA falls by {-robust['changes']['IRA']['mean']:.1f} points, for {times:.1f} times the time" in words
-    assert " ".join(f"--{k} {v:g}" for k, v in ROBUST.items()) in words
+    words = words_of(PAGE)
+    assert not any(verdict.better(verdict.paired(BENCH["rows"], peer)) for peer in verdict.peers(SUMMARY))
+    assert "No other both forgets and keeps more than ours beyond the confidence intervals" in words
+    hits = verdict.gone(verdict.reported(BENCH["rows"], OURS_ERASER))[1].split("; ")[1].removesuffix(" pictures)")
+    changes = [f"{SUMMARY[OURS_ERASER]['changes'][k]['mean']:+.1f}" for k in ("IRA", "CRA")]
+    assert f"it forgets {hits} pictures, and IRA and CRA change by {' and '.join(changes)} points" in words
+    own = [mean(OURS_ERASER, key) for key in ("unseen", "natural")]
+    assert f"In unseen wordings UA is {own[0]:.1f}, and {own[1]:.1f} % of the pictures are proper ones" in words
+    rest = [m for m in verdict.peers(SUMMARY) if m in GOOD]
+    above = lambda key: [m for m in rest if mean(m, key) > mean(OURS_ERASER, key)]  # noqa: E731
+    assert above("UA") == [] and mean(OURS_ERASER, "UA") == 100
+    assert above("kept") == [] and "None of them keeps more; among the best it is a matter of tenths" in words
+    assert mean(OURS_ERASER, "kept") - max(mean(m, "kept") for m in rest) < 0.5
+    shares = sorted(mean(m, "natural") for m in above("natural"))
+    said = f"{titles(above('natural'))} draw proper pictures more often ({shares[0]:.1f} to {shares[-1]:.1f} %)"
+    assert said in words
+    cost = {m: SUMMARY[m]["cost"] for m in (*rest, OURS_ERASER)}
+    smaller = [m for m in rest if cost[m]["shipped_bytes"] < cost[OURS_ERASER]["shipped_bytes"]]
+    size, least = (f(cost[m]["shipped_bytes"] for m in ms) / 1e6 for f, ms in ((max, [OURS_ERASER]), (min, smaller)))
+    assert f"{titles(smaller)} ship less ({least:.2f} MB and more, ours {size:.2f} MB)" in words
+    trained = cost[OURS_ERASER]["trained_percent"]
+    assert all(cost[m]["trained_percent"] > trained for m in rest)
+    assert f"none trains fewer weights than ours ({trained:.2f} %)" in words
+    ruined = [m for m in rest if mean(m, "natural") < 75]
+    assert f"{titles(ruined)} forget by pictures of nothing in particular" in words
+    left_out = [m for m in verdict.peers(SUMMARY) if m not in GOOD]
+    assert f"{titles(left_out)} are not in the table" in words
+    assert f"{titles(left_out)} are not in it" in words_of(README)
 
 
 def test_nothing_is_said_of_relearning_that_was_not_measured():
-    _, attacks = COMPARED
-    relearnt = {r["method"] for r in attacks["rows"] if r["attack"] == "relearn-lora"}
-    late = {m: [r["steps_to_half"] for r in attacked_by(attacks, m, "relearn-lora")] for m in relearnt}
-    assert sorted(m for m, own in late.items() for k in own if k is None) == ["sfr-on"] and len(late["sfr-on"]) == 2
-    assert max(k for own in late.values() for k in own if k) == 100 and len(relearnt) == 5
-    said = f"after 100 steps of a LoRA on {attacks['protocol']['attack']['pictures']} pictures of it"
+    (own,) = (m["steps"] for m in LASTING["summary"]["medians"] if (m["attack"], m["rate"]) == ("lora-4", 1e-3))
+    said = (
+        f"{own['plain']:.0f} steps of a LoRA on 16 pictures bring half of the pictures back, {own['lasting']:.0f} after"
+        f" `--lasting {LASTING['set']['lasting']}`"
+    )
     assert all(said in words_of(text) for text in (README, PAGE))
-
-
-def test_nothing_is_claimed_of_what_is_to_be_measured_again():
-    """The rows in doubt are in no table but the benchmark's own, which marks them."""
-    summary = COMPARED[0]["summary"]
-    for name in DOUBTED:
-        scores = [summary[name]["scores"]["UA"]["mean"], summary[name]["changes"]["kept"]["mean"]]
-        assert not any(f"| {attack_tables.title(name)} |" in text for text in PAGES.values())
-        assert not any(f"UA {v:.1f}" in text or f"kept {v:.1f}" in text for v in scores for text in PAGES.values())
-    page = (ROOT / "docs" / "benchmark.md").read_text()
-    assert page.count("†") == len(DOUBTED) + 1 and "will be measured again" in words_of(page)
 
 
 def test_what_was_left_out_was_measured():

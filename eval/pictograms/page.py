@@ -236,7 +236,8 @@ def main() -> None:
     if attacks:
         relearning_plot(attacks, args.docs / "images" / "relearning.png")
     write_text(args.docs / "benchmark.md", page(found, attacks))
-    write_text(args.readme, filled(args.readme.read_text(), "comparison", compared(found["summary"], attacks)))
+    rows = compared(found["summary"], attacks)
+    write_text(args.readme, filled(args.readme.read_text(), "comparison", f"{rows}\n"))
 
 
 if __name__ == "__main__":
