@@ -112,7 +112,9 @@ def compared(summary: dict, attacks: dict) -> str:
     asked = [name for name in COLUMNS if any(results(attacks, m, name) for m in good)]
     again = lambda m: [f"{pooled(r)[0]:.1f}" if (r := results(attacks, m, a)) else "–" for a in asked]  # noqa: E731
     base = ordered(summary)[0][1]["base"]
-    rows = [["base model", "", "", f"{(base['IRA']['mean'] + base['CRA']['mean']) / 2:.1f}", *[""] * 5, *again(BASE)]]
+    before = {key: shown(own["mean"], key) for key, own in base.items()}
+    kept = f"{(base['IRA']['mean'] + base['CRA']['mean']) / 2:.1f}"
+    rows = [["base model", before["UA"], "", kept, "", before.get("natural", "–"), *[""] * 3, *again(BASE)]]
     for name, own in good.items():
         cost, mean = own["cost"], lambda key, own=own: own["scores"].get(key, {}).get("mean")
         scores = [mean("UA"), mean("unseen"), own["changes"]["kept"]["mean"], mean("context"), mean("natural")]

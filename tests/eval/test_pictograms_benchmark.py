@@ -238,7 +238,7 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch, capsys):
     benchmark_page.main()
     assert "left out: 1 attacks" in capsys.readouterr().out
     readme = (tmp_path / "README.md").read_text()
-    assert "| base model |  |  | 98.5 |  |  |  |  |  | – |" in readme and "UCE" not in readme  # it keeps too little
+    assert "| base model | 1.0 |  | 98.5 |  | – |  |  |  | – |" in readme and "UCE" not in readme  # it keeps too little
     assert "| full fine-tuning, our loss | 100.0 | – | 97.0 | – | 97.0 | 0.50 | 0.00 | 2 | 25.0 |" in readme
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "| UCE | 2 | 90.0 | 80.0" in page and "| **full fine-tuning, our loss** | 1 |" in page
