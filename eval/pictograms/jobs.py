@@ -5,8 +5,7 @@ three values of one hyper-parameter crossed with two of another, once for each k
 authors train it, and those of `semu erase`, the shared ones. All are tried on the first validation concept, the better
 half of each kind on the second too; neither concept is reported. Of each kind the setting with the highest harmonic
 mean of UA, IRA, CRA and natural is taken for all reported concepts and seeds: who forgets by ruining its pictures shall
-not win the search by it. Both kinds are reported, the better one of the
-search with all seeds and in the headline.
+not win the search by it. Both kinds are reported, the better one of the search with all seeds and in the headline.
 """
 
 from __future__ import annotations

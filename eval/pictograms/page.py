@@ -6,6 +6,7 @@ python -m eval.pictograms.page
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, figure, open_axes, save
@@ -23,6 +24,7 @@ COLUMNS = {
     "relearn-lora": "relearn", "benign-lora": "benign",
 }  # fmt: skip
 
+COMPARED = ("UA", "unseen", "kept", "context", "natural")  # scores of the README's table
 PLOTTED = {
     "UA": "UA: pictures in which the concept is gone, %",
     "natural": f"natural: proper pictures instead, % (where UA ≥ {FORGETS:g})",
@@ -92,16 +94,33 @@ def interval(found: dict | None, key: str) -> str:
     return f"{shown(found['mean'], key)} ({shown(low, key)}–{shown(high, key)})"
 
 
+def mean(found: dict, key: str) -> str:
+    """A mean as tables show it; – where there is none."""
+    return shown(found.get(key, {}).get("mean"), key)
+
+
+def sized(cost: dict) -> list[str]:
+    """The share of weights trained, what is shipped and the time of an edit."""
+    return [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
+
+
+def again(attacks: dict, method: str, asked: list[str]) -> list[str]:
+    """How often the concept shows again after each attack, in percent; – where it was not run."""
+    return [f"{pooled(own)[0]:.1f}" if (own := results(attacks, method, name)) else "–" for name in asked]
+
+
+def asked_of(attacks: dict, methods: Iterable[str]) -> list[str]:
+    """The attacks of `COLUMNS` that were run on any of these methods."""
+    return [name for name in COLUMNS if any(results(attacks, m, name) for m in methods)]
+
+
 def headline(summary: dict, attacks: dict) -> str:
     """Everything about a method in a row, means only."""
-    rows, names = [], [k for k in SCORES if k != "drift"]
-    asked = [name for name in COLUMNS if any(row["attack"] == name for row in attacks.get("rows", []))]
-    for name, own in ordered(summary):
-        cost = own["cost"]
-        cells = [shown(own["scores"].get(k, {}).get("mean"), k) for k in names]
-        size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
-        hits = [results(attacks, name, attack) for attack in asked]
-        rows.append([marked(name, own), *cells, *size, *(f"{pooled(r)[0]:.1f}" if r else "–" for r in hits)])
+    names, asked = [k for k in SCORES if k != "drift"], asked_of(attacks, [BASE, *METHODS])
+    rows = [
+        [marked(m, own), *(mean(own["scores"], k) for k in names), *sized(own["cost"]), *again(attacks, m, asked)]
+        for m, own in ordered(summary)
+    ]
     head = ["method", *names, "trained, %", "to ship, MB", "s", *(COLUMNS[name] for name in asked)]
     return table(head, rows)
 
@@ -109,19 +128,14 @@ def headline(summary: dict, attacks: dict) -> str:
 def compared(summary: dict, attacks: dict) -> str:
     """The README's table: the base model, and the methods that forget and keep the rest; – where nothing was run."""
     good = {m: own for m, own in ordered(summary) if m in attackable(summary)}
-    asked = [name for name in COLUMNS if any(results(attacks, m, name) for m in good)]
-    again = lambda m: [f"{pooled(r)[0]:.1f}" if (r := results(attacks, m, a)) else "–" for a in asked]  # noqa: E731
-    base = ordered(summary)[0][1]["base"]
-    before = {key: shown(own["mean"], key) for key, own in base.items()}
+    asked, base = asked_of(attacks, good), ordered(summary)[0][1]["base"]
     kept = f"{(base['IRA']['mean'] + base['CRA']['mean']) / 2:.1f}"
-    rows = [["base model", before["UA"], "", kept, "", before.get("natural", "–"), *[""] * 3, *again(BASE)]]
-    for name, own in good.items():
-        cost, mean = own["cost"], lambda key, own=own: own["scores"].get(key, {}).get("mean")
-        scores = [mean("UA"), mean("unseen"), own["changes"]["kept"]["mean"], mean("context"), mean("natural")]
-        size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
-        rows.append([title(name), *(shown(v, "UA") for v in scores), *size, *again(name)])
-    head = ["method", "UA", "unseen", "kept", "context", "natural", "trained, %", "MB", "s"]
-    return table([*head, *(COLUMNS[name] for name in asked)], rows)
+    before = [mean(base, "UA"), "", kept, "", mean(base, "natural"), "", "", ""]
+    rows = [["base model", *before, *again(attacks, BASE, asked)]]
+    for m, own in good.items():
+        scores = {**own["scores"], "kept": own["changes"]["kept"]}
+        rows.append([title(m), *(mean(scores, k) for k in COMPARED), *sized(own["cost"]), *again(attacks, m, asked)])
+    return table(["method", *COMPARED, "trained, %", "MB", "s", *(COLUMNS[name] for name in asked)], rows)
 
 
 def marked(name: str, own: dict) -> str:

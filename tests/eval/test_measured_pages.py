@@ -1,8 +1,5 @@
 """What the pages say of memory, time and the distilled stand-in is what the results files hold."""
 
-import json
-from pathlib import Path
-
 from pages import PAGES, ROOT
 
 from eval.records import read_json
@@ -47,10 +44,9 @@ def test_the_highest_of_running_sums():
 
 
 def test_the_times_of_classify_are_those_of_its_file():
-    root = Path(__file__).parents[2]
-    digits, photos = json.loads((root / "eval" / "results" / "classify_time.json").read_text())["rows"]
+    digits, photos = read_json(RESULTS / "classify_time.json")["rows"]
     table = photos["table"]
-    words = " ".join((root / "docs" / "classifiers.md").read_text().split())
+    words = " ".join(PAGES["docs/classifiers.md"].split())
     minutes, rest = divmod(round(photos["wall_seconds"]), 60)
     assert f"the digits {digits['wall_seconds']:.0f} s" in words and f"{minutes} minutes and {rest} seconds" in words
     assert f"took {table['original']['seconds']:.0f} and {table['retrain']['seconds']:.0f} s" in words
