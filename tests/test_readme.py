@@ -145,11 +145,37 @@ def test_what_is_said_of_ours_and_others_is_so():
 
 def test_nothing_is_said_of_relearning_that_was_not_measured():
     (own,) = (m["steps"] for m in LASTING["summary"]["medians"] if (m["attack"], m["rate"]) == ("lora-4", 1e-3))
-    said = (
-        f"{own['plain']:.0f} steps of a LoRA on 16 pictures bring half of the pictures back, {own['lasting']:.0f} after"
-        f" `--lasting {LASTING['set']['lasting']}`"
-    )
-    assert all(said in words_of(text) for text in (README, PAGE))
+    plain, lasting = (f"{own[way]:.0f}" for way in ("plain", "lasting"))
+    option = f"{lasting} after `--lasting {LASTING['set']['lasting']}` (medians of four concepts"
+    assert f"{plain} steps of a LoRA on 16 pictures bring half of the pictures back, {option}" in words_of(README)
+    assert f"Half of the pictures are back after {plain} steps of a LoRA, {option}" in words_of(PAGE)
+
+
+def again(method: str, attack: str) -> tuple[float, float, float]:
+    """How often the concept shows again after an attack, with its interval, in percent."""
+    return attack_tables.pooled(attack_tables.results(ATTACKS, method, attack))
+
+
+def test_what_is_said_of_attacks_was_measured():
+    words, rest = words_of(PAGE), [m for m in verdict.peers(SUMMARY) if m in GOOD]
+    ours, robust = verdict.OURS, verdict.ROBUST
+    both = ("inversion", "inversion-name")
+    shown = lambda m: " and ".join(f"{again(m, a)[0]:.1f}" for a in both)  # noqa: E731
+    assert f"brings back {shown(ours)} % of the pictures under ours, {shown(robust)} % under `--adversarial 1`" in words
+    worse = [m for m in rest if all(again(m, a)[1] > again(ours, a)[2] for a in both)]
+    shares = sorted(again(m, a)[0] for m in worse for a in both)
+    assert f"more under {titles(worse)} ({shares[0]:.1f} to {shares[-1]:.1f} %)" in words
+    prompt = " and ".join(f"{again(m, 'prompt')[0]:.1f}" for m in (ours, robust))
+    assert f"An adversarial prompt brings back {prompt} %." in words
+    for attack in ("prompt", *both):
+        assert not any(again(m, attack)[2] < again(own, attack)[1] for m in rest for own in (ours, robust))
+    lower = [m for m in rest if all(again(m, a)[0] < again(robust, a)[0] for a in both)]
+    assert f"{titles(lower)} are lower within them" in words
+    trained = again(ours, "relearn-lora")
+    assert f"bring back {trained[0]:.1f} % of the pictures under ours" in words
+    less = [m for m in rest if again(m, "relearn-lora")[2] < trained[1]]
+    assert f"under {titles(less)} alone of the others ({again(less[0], 'relearn-lora')[0]:.1f} %)" in words
+    assert ATTACKS["command"] in PAGE
 
 
 def test_what_was_left_out_was_measured():

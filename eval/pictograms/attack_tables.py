@@ -132,6 +132,15 @@ def relearning_table(found: dict) -> str:
     return measured(names, cells)
 
 
+def apart(ends: dict[str, float], gap: float) -> dict[str, float]:
+    """Heights of labels beside the ends of curves, in their order and at least `gap` apart, from 100 downwards."""
+    placed, top = {}, 100.0
+    for name in sorted(ends, key=ends.__getitem__, reverse=True):
+        placed[name] = top = min(ends[name], top)
+        top -= gap
+    return placed
+
+
 def relearning_plot(found: dict, path: Path) -> Path | None:
     """Success against fine-tuning steps on the concept's pictures, mean over concepts; None where it was not run."""
     names = [n for n in attacks(found) if n in RELEARNING[:2]]
@@ -140,6 +149,7 @@ def relearning_plot(found: dict, path: Path) -> Path | None:
     fig = figure(5.5 * len(names), 4.2)
     axes = fig.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for ax, name in zip(axes, names):
+        ends = {}
         for method in methods(found):
             curves = [r["curve"] for r in results(found, method, name)]
             if not curves:
@@ -149,7 +159,11 @@ def relearning_plot(found: dict, path: Path) -> Path | None:
             ours = method.startswith("ours")
             colour = GONE if ours else INK if method == BASE else KEPT
             ax.plot(steps, means, color=colour, linewidth=1.8 if ours else 1)
-            ax.annotate(title(method), (steps[-1], means[-1]), fontsize=7, color=INK)
+            ends[method] = means[-1]
+        for method, y in apart(ends, 4.5).items():
+            line = {"arrowstyle": "-", "color": KEPT, "linewidth": 0.4, "relpos": (0, 0.5)}
+            ax.annotate(title(method), (steps[-1], ends[method]), xytext=(1.15 * steps[-1], y), fontsize=7, color=INK,
+                        va="center", annotation_clip=False, arrowprops=line)  # fmt: skip
         ax.set_title(name, loc="left", fontsize=10, color=INK)
         open_axes(ax, "fine-tuning steps")
     axes[0].set_ylabel("pictures that show the concept, %", color=INK)

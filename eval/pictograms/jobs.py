@@ -27,7 +27,10 @@ REPORTED = ("knife", "dog", "cigarette", "rocket", "wine", "mushroom", "neon sty
 VALIDATION = ("guitar", "photo style")  # an object and a style
 SCORES = ("UA", "unseen", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
-TIMED = ("seconds", "peak_memory_mb")  # those of the last seed alone count: seeds may come from different machines
+TIMED = (
+    "seconds",
+    "peak_memory_mb",
+)  # of the first seed alone: others may be of another machine
 NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
 FORGETS = 90.0  # least UA, in percent, of a method that is worth an attack
 
@@ -175,10 +178,10 @@ def summary(rows: list[dict]) -> dict[str, dict]:
     "name:prompts" (`split_name`), which is on no front.
     """
     reported = [row for row in rows if row["phase"] == "report"]
-    found, newest = {}, max((row["seed"] for row in reported), default=0)
+    found, first = {}, min((row["seed"] for row in reported), default=0)
     for method in dict.fromkeys(row["method"] for row in reported):
         for name, own in by_prompts(rows, method).items():
-            found[name] = table_of(own, newest)
+            found[name] = table_of(own, first)
     for name in pareto({name: own for name, own in found.items() if split_name(name)[1] is None}):
         found[name]["front"] = True
     return found
@@ -208,15 +211,15 @@ def split_name(name: str) -> tuple[str, str | None]:
     return method, prompts or None
 
 
-def table_of(own: list[dict], newest: int) -> dict:
-    """The summary of some reported rows; time and memory are of the newest seed alone."""
+def table_of(own: list[dict], first: int) -> dict:
+    """The summary of some reported rows; time and memory are of the first seed alone."""
     whole = [row for row in own if "scores" in row]
     table = {"rows": len(own), "diverged": len(own) - len(whole), "hyper": own[0]["hyper"]}
     if whole:
         table |= {"scores": spread([r["scores"] for r in whole]), "base": spread([r["base"] for r in whole])}
         table["changes"] = spread([change(r) for r in whole])
-        last = [r for r in whole if r["seed"] == newest] or whole
-        table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (last if k in TIMED else whole)) for k in COSTS}
+        timed = [r for r in whole if r["seed"] == first] or whole
+        table["cost"] = {k: statistics.fmean(r["cost"][k] for r in (timed if k in TIMED else whole)) for k in COSTS}
     return table
 
 

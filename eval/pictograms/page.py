@@ -17,7 +17,7 @@ from ..tables import filled, made_with, seconds, shown, table
 from .attack_tables import attacks_section, pooled, relearning_plot, results, title
 from .attacks import BASE, current
 from .jobs import FORGETS, SCORES, attackable, split_name
-from .verdict import OURS, against_peers, verdict
+from .verdict import OURS, against_peers, reported, verdict
 
 COLUMNS = {
     "prompt": "adversarial prompt", "inversion": "inversion", "inversion-name": "inversion from the name",
@@ -45,7 +45,7 @@ drawings. UCE, ESD-x and Concept Ablation are those of `semu erase --method`.
 `ours, adversarial` is `ours, remain geometry` with `--adversarial {rounds} --strength {strength:g}`, whose round comes
 on top of the budget.
 
-Reported: {concepts}; seeds {seeds}. UA is the share of pictures of the erased concept in which the oracle no longer
+Reported: {concepts}; {seeds}. UA is the share of pictures of the erased concept in which the oracle no longer
 names it, **unseen** the same in wordings that no training saw; IRA and CRA are its accuracy on what must stay, **kept**
 is the mean of these two (base model: {base:.1f}), **neighbours** the accuracy on what is nearest to the erased concept.
 **context** is how often the rest of a forgotten prompt is still drawn: the style of an erased object, the object of an
@@ -203,22 +203,34 @@ def plot(summary: dict, path: Path) -> Path:
     return save(fig, path)
 
 
+def seeds_of(rows: list[dict], summary: dict) -> str:
+    """Which seeds the methods were reported with."""
+    own = {m: sorted({r["seed"] for r in reported(rows, m)}) for m, _ in ordered(summary)}
+    most = max(own.values(), key=len)
+    fewer = [seeds for seeds in own.values() if len(seeds) < len(most)]
+    said = f"seeds {', '.join(map(str, most))}" if len(most) > 1 else f"seed {most[0]}"
+    if not fewer:
+        return said
+    longest = [title(m) for m, seeds in own.items() if seeds == most]
+    return f"{said} for {', '.join(longest)}, and seed {fewer[0][0]} for the others"
+
+
 def page(found: dict, attacks: dict) -> str:
     """The whole page."""
-    reported = [row for row in found["rows"] if row["phase"] == "report"]
-    bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in reported if "base" in row]
+    rows = [row for row in found["rows"] if row["phase"] == "report"]
+    summary = found["summary"]
+    bases = [(row["base"]["IRA"] + row["base"]["CRA"]) / 2 for row in rows if "base" in row]
     intro = INTRO.format(
         evaluations=found["protocol"]["budget"]["evaluations"],
         rounds=ROBUST["adversarial"],
         strength=ROBUST["strength"],
         validation=", ".join(found["protocol"]["validation"]),
-        concepts=", ".join(dict.fromkeys(row["concept"] for row in reported)),
-        seeds=", ".join(str(seed) for seed in sorted({row["seed"] for row in reported})),
+        concepts=", ".join(dict.fromkeys(row["concept"] for row in rows)),
+        seeds=seeds_of(found["rows"], summary),
         base=sum(bases) / len(bases),
     )
-    summary = found["summary"]
     ours = [verdict(found, attacks), against_peers(found)] if "scores" in summary.get(OURS, {}) else []
-    takes = TAKES.format(seed=max(row["seed"] for row in reported))
+    takes = TAKES.format(seed=min(row["seed"] for row in rows))
     attacked = [ATTACKED.format(steps=max(attacks["protocol"]["attack"]["relearn_steps"]))] if attacks else []
     others = [OTHER, scores_table(summary, other=True), ""] if ordered(summary, other=True) else []
     parts = [intro, headline(summary, attacks), "", *attacked, PLOT, INTERVALS, scores_table(summary), "", *others,

@@ -13,8 +13,9 @@ from .attack_tables import methods, percent, pool, pooled, results, title
 from .jobs import by_prompts, change, keeps
 
 OURS, ROBUST = "ours-remain", "ours-robust"
-RESISTED = ("prompt", "inversion", "inversion-name")
-LEAST_UA, MOST_LOST, MOST_TRAINED = 98.0, 2.0, 1.0  # %, points, % of the denoiser's parameters
+RESISTED = ("prompt", "inversion", "inversion-name", "relearn-lora", "benign-lora")
+LEAST_UA, MOST_LOST, MOST_TRAINED = 99.0, 1.0, 1.0  # %, points, % of the denoiser's parameters
+LEAST = {"natural": 95.0, "neighbours": 97.0}  # %
 
 INTRO = """## Ours against each peer
 
@@ -82,6 +83,8 @@ def forgetting(found: dict, method: str = OURS) -> list[tuple[str, str, str]]:
         (f"UA ≥ {LEAST_UA:g} %", measured, share >= LEAST_UA),
         (f"IRA and CRA within {MOST_LOST:g} points of the base model", "{:+.1f} and {:+.1f}".format(*lost),
          min(lost) >= -MOST_LOST),
+        *((f"{k} ≥ {least:g} %", f"{own['scores'][k]['mean']:.1f}", own["scores"][k]["mean"] >= least)
+          for k, least in LEAST.items() if k in own["scores"]),
         (f"≤ {MOST_TRAINED:g} % of the parameters trained", f"{trained:.2f} %", trained <= MOST_TRAINED),
     ]  # fmt: skip
     return [(f"`{name}`: {asked}", measured, YES if met else NO) for asked, measured, met in targets]
@@ -100,17 +103,19 @@ def order(larger: float, smaller: float) -> str:
     return YES if larger > smaller else SHARED if larger == smaller else NO
 
 
-def resisting(found: dict, attacked: dict, attack: str) -> list[tuple[str, str, str]]:
-    """The robust option against all other methods that keep the rest, after one attack; nothing where none was run."""
-    rivals = [m for m in methods(attacked) if m != ROBUST and keeps(m, found["summary"])]
-    success = {m: pooled(own)[0] for m in rivals if (own := results(attacked, m, attack))}
-    own = results(attacked, ROBUST, attack)
+def resisting(found: dict, attacked: dict, attack: str, method: str = ROBUST) -> list[tuple[str, str, str]]:
+    """A method of ours against all others that keep the rest, after one attack; nothing where none was run."""
+    rivals = [m for m in methods(attacked) if m != method and keeps(m, found["summary"])]
+    success = {m: pooled(own) for m in rivals if (own := results(attacked, m, attack))}
+    own = results(attacked, method, attack)
     if not own or not success:
         return []
-    share, least = pooled(own)[0], min(success.values())
-    best = ", ".join(title(m) for m, other in success.items() if other == least)
-    measured = f"{share:.1f} %; the lowest of the others {least:.1f} % ({best})"
-    return [(f"`{title(ROBUST)}` after `{attack}`: lowest of all that keep the rest", measured, order(least, share))]
+    share, low, _ = pooled(own)
+    below = [title(m) for m, (_, _, high) in success.items() if high < low]
+    measured = f"{share:.1f} %; the lowest of the others {min(success.values())[0]:.1f} %"
+    measured += f"; beaten by {', '.join(below)}" if below else ""
+    asked = f"`{title(method)}` after `{attack}`: none that keeps the rest is lower beyond the intervals"
+    return [(asked, measured, NO if below else YES)]
 
 
 def steps(attacked: dict, method: str, attack: str) -> float | None:
@@ -138,6 +143,6 @@ def verdict(found: dict, attacked: dict) -> str:
     """What was asked, what was measured, and whether it is met; attacks only as far as they were run."""
     lines = [line for m in (OURS, ROBUST) if "scores" in found["summary"].get(m, {}) for line in forgetting(found, m)]
     if attacked:
-        lines += [line for name in RESISTED for line in resisting(found, attacked, name)]
+        lines += [line for m in (OURS, ROBUST) for name in RESISTED for line in resisting(found, attacked, name, m)]
         lines += [line for name in ("relearn-lora", "relearn-full") for line in relearning(found, attacked, name)]
     return ASKED + table(["asked", "measured", "met"], list(map(list, lines))) + "\n"
