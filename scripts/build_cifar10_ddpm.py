@@ -18,7 +18,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from pictograms_training import averaged, fit, indices
@@ -48,12 +47,17 @@ A `UNet2DModel` of {weights:,} weights, channels {channels}, with an embedding o
 none; v prediction, cosine schedule; written by `scripts/build_cifar10_ddpm.py` after {steps:,} steps of {batch}
 pictures, moving average. Classes by number: {names}.
 
+```bash
+semu generate --model FOLDER --prompt {first} --output pictures     # semu-diffusion: classes go by name
+semu erase --model FOLDER --concept {first} --output no-{first}
+```
+
 Training data: {count:,} pictures of {size} x {size} pixels, CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of
 features from tiny images"), from {source}.
 {scores}"""
 SCORES = """
 Of {pictures:,} pictures ({sampler_steps} DDIM steps, guidance {guidance:g}) the classifier names the asked class in
-{accuracy:.1f} %; it names {real_accuracy:.1f} % of the test pictures right. FID to the training pictures in the
+{accuracy:.1f} %; of as many test pictures, {real_accuracy:.1f} % right. FID to the training pictures in the
 classifier's features: {fid:.2f} drawn, {fid_test:.2f} for as many test pictures{inception}.
 
 ![ten pictures of each class](sheet.png)
@@ -116,20 +120,23 @@ def class_names(args) -> list[str]:
 def stage_unet(args) -> None:
     """The velocity at a random time, with min-SNR weights (arXiv 2303.09556, gamma 5); a tenth without the label."""
     stored, classes = load_file(pictures_file(args)), len(class_names(args))
-    pictures, labels = stored["train.x"], stored["train.y"]
+    pictures, labels = (stored[f"train.{k}"].to(args.device) for k in "xy")
     model = make_unet(args.channels, args.layers, classes).to(args.device)  # channels last is no faster
+    if args.compile:
+        model.compile(mode="reduce-overhead")  # CUDA graphs: the kernels are shorter than their launches
     scheduler = make_scheduler()
     cumulative = scheduler.alphas_cumprod.to(args.device)
 
     def loss(step: int) -> torch.Tensor:
-        rank = args.accelerator.process_index
-        i = indices(len(pictures), args.batch_size, step, args.seed, rank)
-        rng = np.random.default_rng([args.seed, step, rank])
-        x = pictures[i].to(args.device) / 127.5 - 1
-        x = torch.where(torch.from_numpy(rng.random(len(i)) < 0.5).to(x.device)[:, None, None, None], x.flip(3), x)
-        y = torch.where(torch.from_numpy(rng.random(len(i)) < DROPPED), classes, labels[i]).to(x.device)
-        t = (torch.from_numpy((rng.random() + np.arange(len(i))) % len(i) / len(i)) * 1000).long().to(x.device)
-        noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32)).to(x.device)
+        rank, many = args.accelerator.process_index, args.batch_size
+        i = indices(len(pictures), many, step, args.seed, rank).to(args.device)
+        generator = torch.Generator(args.device).manual_seed(hash((args.seed, step, rank)) % 2**63)
+        uniform = partial(torch.rand, generator=generator, device=args.device)
+        x = pictures[i] / 127.5 - 1
+        x = torch.where((uniform(many) < 0.5)[:, None, None, None], x.flip(3), x)
+        y = torch.where(uniform(many) < DROPPED, classes, labels[i])
+        t = ((uniform(1) + torch.arange(many, device=args.device) / many) % 1 * 1000).long()
+        noise = torch.randn(x.shape, generator=generator, device=args.device)
         noisy = scheduler.add_noise(x, noise, t)
         with args.accelerator.autocast():
             predicted = model(noisy, t, class_labels=y).sample.float()
@@ -157,7 +164,7 @@ def write_card(args, scores: str = "") -> None:
         weights=sum(p.numel() for p in make_unet(args.channels, args.layers, len(names)).parameters()),
         channels=tuple(args.channels), classes=len(names), steps=args.steps, batch=args.batch_size,
         names=", ".join(f"{k} {name}" for k, name in enumerate(names)), count=len(stored["train.x"]), size=SIDE,
-        source=args.origin, scores=scores,
+        source=args.origin, scores=scores, first=names[0],
     )  # fmt: skip
     write_atomic(args.output / "README.md", text)
 
@@ -236,6 +243,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--batch_size", type=int, default=64)
     add("--lr", type=float, default=6e-4)
     add("--decay", type=float, default=0.9995, help="of the moving average")
+    add("--compile", action="store_true", help="torch.compile the UNet with CUDA graphs: for a GPU")
     add("--classifier", type=Path, help="check: folder of a classifier of the same classes")
     add("--pictures", type=int, default=1000, help="check: how many")
     add("--sampler_steps", type=int, default=30, help="check: of DDIM")

@@ -37,10 +37,11 @@ def fit(
     """Trains `model` on `loss(step)` with AdamW and returns its moving average; resumes from the stage's folder."""
     accelerator, folder = args.accelerator, args.workdir / name
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    fused = all(w.is_cuda for w in weights)
+    optimizer = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
     scheduler = schedule(optimizer, steps)
     optimizer = accelerator.prepare(optimizer)  # a prepared scheduler would take one step per process
-    ema = EMAModel(weights, decay=decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(weights, decay=decay, use_ema_warmup=True, power=0.75, foreach=True)
     start, saved = load_state(folder, model, optimizer, scheduler, ema), time.time()
     log = (folder / "loss.txt").open("a")
     for step in range(start, steps):
