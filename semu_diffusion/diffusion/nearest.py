@@ -118,8 +118,29 @@ def answer_distances(
     frames = [frames[k * len(frames) // SENTENCES] for k in range(SENTENCES)] if len(frames) > SENTENCES else frames
     said = {w: [say(f, w, concept.kind) for f in frames] for w in (concept.name, *words)}
     without = [f.without for f in frames]
+    return answers_apart(family, said, concept.name, without, config)
+
+
+def nearest_class(family: Family, name: str, others: list[str], config) -> str:
+    """The class, of `others`, to which a class-conditional model answers most as it does to `name`."""
+    said = {word: [word] * SENTENCES for word in (name, *others)}
+    apart = answers_apart(family, said, name, [family.empty or name] * SENTENCES, config)
+    return min(others, key=apart.__getitem__)
+
+
+def answers_apart(
+    family: Family, said: dict[str, list[str]], name: str, without: list[str], config
+) -> dict[str, float]:
+    """For each word but `name`, how far the answers to its prompts are from those to the prompts of `name`.
+
+    In distances of the answers to `without` from them, on every second state of the trajectories of `name`.
+
+    Args:
+        said: word -> its prompts, as many for each.
+    """
+    words = [word for word in said if word != name]
     contexts = Contexts(family, [*without, *(p for own in said.values() for p in own)], config.guidance)
-    pairs = [Pair(p, e) for p, e in zip(said[concept.name], without, strict=True)]
+    pairs = [Pair(p, e) for p, e in zip(said[name], without, strict=True)]
     records = draw_records(
         family, contexts, pairs, [True] * len(pairs), config.sampler_steps, config.guidance, config.seed, 32,
         lambda n: None,

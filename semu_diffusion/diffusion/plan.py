@@ -25,7 +25,7 @@ from .concepts import (
 from .config import EraseConfig
 from .erasers.registry import OWN, eraser_of
 from .families import Family, drawing_defaults
-from .nearest import Nearest, nearest
+from .nearest import Nearest, nearest, nearest_class
 
 SHOWN = 3  # first prompts that are printed
 SETTLE = {"style": 130, "other": 50}  # steps
@@ -72,9 +72,7 @@ def make_plan(
     """
     config = with_sampler(config, family)
     if not family.reads_text:
-        pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
-        keep = config.keep or family.keep(config.concept, vocabulary, config.keep_latents, config.seed)
-        return Plan((), pairs, keep), with_strength(config, False)
+        return class_plan(family, config, vocabulary, gone, callback), with_strength(config, False)
     concepts = concepts_of(config.concept, vocabulary, config.kind, config.synonym)
     check_words(concepts, config.anchor, config.keep, vocabulary)
     for word in strangers(config.concept, vocabulary, config.kind):
@@ -96,6 +94,30 @@ def make_plan(
     for line in (*lines, *check_lengths(family, plan)):
         callback.note(line)
     return plan, with_strength(with_settling(config, plan.concepts), plan.concrete)
+
+
+def class_plan(
+    family: Family, config: EraseConfig, vocabulary: Vocabulary, gone: list[str], callback: Callback
+) -> Plan:
+    """That of a class-conditional model: without an anchor, a class is answered like the one drawn most like it.
+
+    On photographs, a class that stands for none leaves blurs, another one proper pictures (docs/cifar10.md).
+    """
+    erased = [family.names[family.label(c)] for c in config.concept]
+    others = [name for name in family.names if name not in {*erased, *gone}]
+    if config.anchor is None and config.objective != "negative" and others and asks_model(config):
+        callback.stage("anchors", len(erased))
+        pairs = []
+        for name in erased:
+            pairs += family.pairs([name], nearest_class(family, name, others, config), vocabulary, config.seed)
+            callback.advance()
+    else:
+        pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
+    keep = config.keep or family.keep([*erased, *gone], vocabulary, config.keep_latents, config.seed)
+    anchors = {c: [p.anchor for p in pairs if p.prompt == name] for c, name in zip(config.concept, erased)}
+    for c, own in anchors.items():
+        callback.note(f"erasing the class {c}: drawn like {', '.join(own) if all(own) else 'no class'}")
+    return Plan((), pairs, keep, anchors)
 
 
 def add_concept(
