@@ -165,9 +165,11 @@ def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int
     if not config.ranks:
         raise ValueError(f"{source} names no adapted layer")
     layers = find_layers(model, SemuConfig(ranks=config.ranks))  # by exact name: no regex of a file is ever run
+    base = str(config.about.get("base_model") or "")
+    other = f"{source} is for another model{f', {base!r}' if base else ''}"
     for name, r in config.ranks.items():
         if name not in layers:
-            raise ValueError(f"{source} is for another model: this one has no Linear or Conv2d layer {name}")
+            raise ValueError(f"{other}: this one has no Linear or Conv2d layer {name}")
         m, n = matrix_shape(layers[name])
         for part, expected in (("U", (m, r)), ("R", (r, r)), ("V", (n, r))):
             shape = shapes.get(f"{PREFIX}{name}.semu_{part}")
@@ -175,7 +177,7 @@ def check_fits(model: nn.Module, config: SemuConfig, shapes: dict[str, tuple[int
                 raise ValueError(f"{source} lacks the {part} of layer {name}; it is incomplete")
             if tuple(shape) != expected:
                 problem = f"the {part} of layer {name} is {tuple(shape)}, here it must be {expected}"
-                raise ValueError(f"{source} is for another model: {problem}")
+                raise ValueError(f"{other}: {problem}")
         if r > min(m, n):
             raise ValueError(f"{source} has rank {r} for layer {name}, whose weight ({m}, {n}) has at most {min(m, n)}")
     named = {f"{PREFIX}{name}.semu_{part}" for name in config.ranks for part in "URV"}

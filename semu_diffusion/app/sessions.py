@@ -140,12 +140,12 @@ class Visits:
 
     def model(self, text: str, model: Model) -> Model:
         """The model that was typed, loaded as the page was told. ValueError for a path where others are served."""
-        from ..diffusion.pipeline import EMBEDDED
+        from ..diffusion.pipeline import SHIPPED
         from ..hub.transfer import is_repo
 
         text = typed(text, "a model")
-        if self.served and text not in (EMBEDDED, model.name) and not is_repo(text):
-            raise ValueError(f"{text!r} is no id on the Hub; expected user/name, or {EMBEDDED}")
+        if self.served and text not in (*SHIPPED, model.name) and not is_repo(text):
+            raise ValueError(f"{text!r} is no id on the Hub; expected user/name, or {' or '.join(SHIPPED)}")
         loading = model.loading
         if self.served and text != model.name:  # a visitor's model is not read with the host's right to read
             loading = replace(loading, token=None)

@@ -51,24 +51,24 @@ def export_space(folder: str | Path, model: str = "pictograms") -> Path:
     """Writes app.py, requirements.txt and README.md with the Space's metadata into a folder, and returns it.
 
     Args:
-        model: What the page opens with: the embedded name, or a Hub id.
+        model: What the page opens with: a shipped model's name, or a Hub id.
 
     Raises:
         ValueError: a folder in use, a model that a Space does not have, Gradio is not installed.
     """
     from ..adapter.claims import check_output, filled
-    from ..diffusion.pipeline import EMBEDDED
+    from ..diffusion.pipeline import SHIPPED
     from ..hub.transfer import is_repo
     from .page import library
 
-    if model != EMBEDDED and not is_repo(model):
-        raise ValueError(f"{model!r} is not on the Hub; a Space opens {EMBEDDED}, or user/name")
+    if model not in SHIPPED and not is_repo(model):
+        raise ValueError(f"{model!r} is not on the Hub; a Space opens {', '.join(SHIPPED)}, or user/name")
     folder, title = check_output(Path(folder), False), "Erase a concept"
     files = {
         "app.py": APP.format(model=model),
         "requirements.txt": REQUIREMENTS.format(version=__version__),
         "README.md": README.format(
-            title=title, gradio=library().__version__, models="" if model == EMBEDDED else model
+            title=title, gradio=library().__version__, models="" if model in SHIPPED else model
         ),
     }
     with filled(folder) as part:

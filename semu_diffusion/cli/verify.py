@@ -46,14 +46,14 @@ def verify_command(run: Run, results: Path | None, classifier: str | None = None
 
 def check_models(recorded: dict, given: dict[str, str | None]) -> None:
     """ValueError where results name a model, not one of ours, that the command line does not: files must not choose."""
-    from ..diffusion.pipeline import EMBEDDED
+    from ..diffusion.pipeline import EMBEDDED, SHIPPED
     from ..evaluation.judges import IMAGENET
 
     protocol = recorded["evaluation"].get("protocol")
     named = {**(protocol if isinstance(protocol, dict) else {}), "base_model": recorded.get("base_model")}
     for key, option in given.items():
         opened = option == EMBEDDED if key == "base_model" else option != named.get(key)
-        if opened and named.get(key) not in (None, "", EMBEDDED, IMAGENET):
+        if opened and named.get(key) not in (None, "", *SHIPPED, IMAGENET):
             flag = "--model" if key == "base_model" else f"--{key}"
             raise ValueError(f"these results were made with {named[key]}; give that with {flag} if you trust it")
 

@@ -12,7 +12,7 @@ import torch
 from ..adapter.files import disk_error
 from .files import check_configs, check_shards, choose_variant, read_index, stored_dtype, variant_of
 from .loading_choices import Loading
-from .pipeline import EMBEDDED, model_path
+from .pipeline import SHIPPED, model_path
 from .processes import number, own_gpu
 from .quantise import quantisation
 from .whole import check_whole
@@ -93,7 +93,7 @@ def find_folder(model: str, path: str, loading: Loading, whole: bool, fits: Fits
         if not folder.is_dir():
             where = f"{model}/{loading.subfolder}" if loading.subfolder else model
             raise ValueError(f"no model at {where}: expected a diffusers folder, a Hub id like user/name, or "
-                             f"{EMBEDDED!r}")  # fmt: skip
+                             f"one of {', '.join(SHIPPED)}")  # fmt: skip
         check_family(read_index(folder / "model_index.json"), model, fits)
         return folder
     return download(path, loading, whole, fits)
@@ -156,7 +156,7 @@ def load_folder(model: str, folder: Path, device: torch.device, loading: Loading
     variant = choose_variant(files, loading.variant, model)
     check_configs(folder)
     check_shards(folder, variant, model)
-    wanted = "fp32" if model == EMBEDDED and loading.dtype == "auto" else loading.dtype  # its files are only smaller so
+    wanted = "fp32" if model in SHIPPED and loading.dtype == "auto" else loading.dtype  # its files are only smaller so
     dtypes = component_dtypes(folder, index, variant, device, wanted)
     quantised = quantisation(loading.quantize, folder, index, dtypes)
     try:

@@ -13,7 +13,8 @@ from ..adapter.config import SemuConfig
 from ..adapter.switch import all_off, remove, set_strength, switch
 from ..adapter.weights import CONFIG, WEIGHTS, put_adapter, read_adapter, save_adapter, semu_layers
 
-EMBEDDED = "pictograms"
+EMBEDDED = "pictograms"  # where no model is named
+SHIPPED = (EMBEDDED, "cifar10")  # folders of ASSETS, which go by these names
 ASSETS = Path(__file__).parent.parent / "assets"
 CLIP = "text_model."  # LoRA files have it in the names of a CLIP's layers; models lack it since transformers 5.6
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
@@ -23,13 +24,19 @@ TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
 
 
 def model_path(model: str) -> str:
-    """The folder of an embedded model's name; anything else as it is."""
-    return str(ASSETS / model) if model == EMBEDDED else model
+    """The folder of a shipped model's name; anything else as it is."""
+    return str(ASSETS / model) if model in SHIPPED else model
+
+
+def shipped_name(model: str) -> str:
+    """The name of a shipped model's folder; anything else as it is."""
+    own = (name for name in SHIPPED if model and Path(model).resolve() == (ASSETS / name).resolve())
+    return next(own, model)
 
 
 def is_embedded(model: str) -> bool:
     """Whether this is the embedded model, by its name or by its folder."""
-    return bool(model) and Path(model_path(model)).resolve() == Path(model_path(EMBEDDED)).resolve()
+    return shipped_name(model) == EMBEDDED
 
 
 def base_name(pipe) -> str:

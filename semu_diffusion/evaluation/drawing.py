@@ -15,7 +15,7 @@ from ..adapter.weights import write_atomic
 from ..callbacks import Callback
 from ..diffusion.families import family_of
 from ..diffusion.generate import draw
-from ..diffusion.pipeline import EMBEDDED, base_name, denoiser, is_embedded
+from ..diffusion.pipeline import base_name, denoiser, shipped_name
 from ..diffusion.processes import ranks_of
 from .pictures import is_whole, write_picture
 from .prompts import Shot
@@ -35,8 +35,7 @@ def team() -> PartialState:
 def source_of(pipe) -> dict[str, str]:
     """What a model's pictures depend on beside prompt and seed: where it is from, its type, its sampler; and its
     quantiser, where it has one."""
-    name = base_name(pipe)
-    name = EMBEDDED if is_embedded(name) else name
+    name = shipped_name(base_name(pipe))
     quantiser = getattr(denoiser(pipe), "hf_quantizer", None)
     said = {} if quantiser is None else {"quantised": quantiser.quantization_config.quant_method.value}
     return {"model": name, "dtype": str(pipe.dtype), "sampler": type(pipe.scheduler).__name__, **said}

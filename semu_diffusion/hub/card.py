@@ -191,15 +191,15 @@ def made(about: dict) -> str:
 
 def usage(folder: Path, base: str, config: SemuConfig) -> list[str]:
     """How to load what the folder holds."""
-    from ..diffusion.pipeline import EMBEDDED
+    from ..diffusion.pipeline import SHIPPED
 
-    name = base if base == EMBEDDED or is_hub_name(base) else "path/to/the/base/model"
-    # The embedded model is a folder inside the package, which diffusers cannot find by its name.
+    name = base if base in SHIPPED or is_hub_name(base) else "path/to/the/base/model"
+    # A shipped model is a folder inside the package, which diffusers cannot find by its name.
     embedded = {
         "imports": "from semu_diffusion.diffusion.pipeline import model_path\n",
         "argument": f'model_path("{name}")',
     }
-    plain = embedded if base == EMBEDDED else {"imports": "", "argument": f'"{name}"'}
+    plain = embedded if base in SHIPPED else {"imports": "", "argument": f'"{name}"'}
     blocks = [NATIVE.format(base=name, here=HERE)]
     if (folder / LORA).is_file():
         blocks.append(DIFFUSERS.format(**plain, here=HERE, lora=LORA))

@@ -1,0 +1,91 @@
+"""The models in the package go by name, and what the class-conditional one draws in place of an erased class."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDIMPipeline
+from tiny_families import load_family
+
+from semu_diffusion import draw, erase, load_pipeline
+from semu_diffusion.callbacks import Callback
+from semu_diffusion.diffusion.concepts import vocabulary_of
+from semu_diffusion.diffusion.config import EraseConfig
+from semu_diffusion.diffusion.families import family_of
+from semu_diffusion.diffusion.nearest import nearest_class
+from semu_diffusion.diffusion.pipeline import ASSETS, SHIPPED, is_embedded, model_path, shipped_name
+from semu_diffusion.diffusion.plan import STRENGTH, make_plan
+
+FEW = {"sampler_steps": 6, "guidance": 3.0}
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return family_of(load_pipeline("cifar10", "cpu"))
+
+
+def plan_of(family, gone=(), **options):
+    options = {**FEW, "keep_latents": 20, **options}
+    return make_plan(family, EraseConfig(**options), vocabulary_of(model_path("cifar10")), list(gone), Callback())
+
+
+def test_the_names_are_those_of_the_folders():
+    assert sorted(SHIPPED) == sorted(f.parent.name for f in ASSETS.glob("*/model_index.json"))
+    for name in SHIPPED:
+        folder = str(ASSETS / name)
+        assert model_path(name) == folder and shipped_name(folder) == shipped_name(name) == name
+        assert is_embedded(name) is is_embedded(folder) is (name == "pictograms")
+    assert model_path("some/one") == shipped_name("some/one") == "some/one" and shipped_name("") == ""
+
+
+def test_the_second_one_is_small_whole_and_drawn_in_fp32(photos):
+    assert tuple(photos.names) == CLASSES and photos.empty == "" and photos.dtype == torch.float32
+    assert (ASSETS / "cifar10" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size < 25e6
+    assert DDIMPipeline.from_pretrained(ASSETS / "cifar10").unet.config.num_class_embeds == 11
+    words = {p: torch.stack(list(draw(photos.pipe, [p] * 6, list(range(6)), 6, 2.5))) for p in ("ship", "frog")}
+    blue = {p: (x[:, 2] - x[:, 1]).mean().item() for p, x in words.items()}
+    assert blue["ship"] > 0 > blue["frog"]  # the sea and the sky; the grass
+
+
+def test_its_card_says_what_the_check_found():
+    card, check = ((ASSETS / "cifar10" / name).read_text() for name in ("README.md", "check.json"))
+    found = json.loads(check)
+    assert f"{found['accuracy']:.1f} %; of as many test pictures, {found['real_accuracy']:.1f} % right" in card
+    assert f"{found['fid']:.2f} drawn, {found['fid_test']:.2f} for as many test pictures" in card
+
+
+@pytest.mark.parametrize("concept, expected", [("airplane", "ship"), ("automobile", "truck"), ("5", "cat")])
+def test_a_class_becomes_the_one_that_is_drawn_most_like_it(photos, concept, expected):
+    plan, config = plan_of(photos, concept=concept)
+    assert plan.anchors == {concept: [expected]} and config.strength == STRENGTH[False]
+    name = photos.names[photos.label(concept)]
+    assert [(p.prompt, p.anchor) for p in plan.pairs] == [(name, expected)] and name not in plan.keep
+
+
+def test_what_is_asked_for_or_gone_goes_before(photos):
+    assert plan_of(photos, concept="airplane", anchor="")[0].anchors == {"airplane": [""]}
+    assert plan_of(photos, concept="airplane", anchor="next")[0].anchors == {"airplane": ["automobile"]}
+    assert plan_of(photos, concept="airplane", objective="negative")[0].anchors == {"airplane": [""]}
+    both, _ = plan_of(photos, concept=["airplane", "ship"])
+    assert set(both.anchors) == {"airplane", "ship"} and not {"airplane", "ship"} & {p.anchor for p in both.pairs}
+    on_top, _ = plan_of(photos, gone=["ship"], concept="airplane")
+    assert on_top.anchors["airplane"] != ["ship"] and "ship" not in on_top.keep
+
+
+def test_the_nearest_class_is_the_one_with_almost_the_same_embedding(family_folder):
+    family = family_of(load_family(family_folder("classes")))
+    rows = family.model.class_embedding.weight.data
+    rows[1] = rows[3] + 1e-3 * torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0))
+    others = [name for name in family.names if name != "3"]
+    assert nearest_class(family, "3", others, EraseConfig(concept="3", **FEW)) == "1"
+
+
+def test_an_adapter_for_one_says_so_to_the_other(tmp_path, semu):
+    quick = {"latents": 2, "keep_latents": 2, "steps": 1, "sampler_steps": 2, "max_rank": 1}
+    erase("cifar10", "frog", tmp_path / "out", **quick)
+    code, _, said = semu("generate", "--adapter", tmp_path / "out", "--prompt", "a frog", "--output", tmp_path / "x")
+    assert code == 2 and "is for another model, 'cifar10'" in said
+    code, *_ = semu("generate", "--model", "cifar10", "--adapter", tmp_path / "out", "--prompt", "frog", "--steps", "2",
+                    "--output", tmp_path / "y")  # fmt: skip
+    assert code == 0 and len(list((tmp_path / "y").glob("*.png"))) == 1
