@@ -100,17 +100,33 @@ def fingerprint_of(source: str) -> str:
 
 
 @functools.cache
-def judging(model: str, classifier: str, source: str, pictures: int, steps: int, device: str | None):
+def judging(model: str, classifier: str, source: str, pictures: int, steps: int, device: str | None, real: Path):
     """The judge, the base model's pictures and the features of real ones, of this process."""
+    from safetensors.torch import load_file
+
     from semu_diffusion.classification import PictureJudge, load_classifier
     from semu_diffusion.diffusion import load_pipeline
 
-    from .judge import see
-
     pipe, data = load_pipeline(model, device), loaded(source)
     judge = PictureJudge(load_classifier(classifier)).to(pipe.device)
-    real = see(judge, data.train.x / 255, data.train.y)
-    return judge, drawn(pipe, judge, data.classes, pictures, steps), real.features, data.train.y
+    seen = drawn(pipe, judge, data.classes, pictures, steps)
+    return judge, seen, load_file(real)["features"], data.train.y
+
+
+def real_features(args: argparse.Namespace) -> Path:
+    """A file of the judge's features of the real training pictures, made once for all processes."""
+    from semu_diffusion.adapter.weights import save_atomic
+    from semu_diffusion.classification import PictureJudge, load_classifier
+
+    from .judge import see
+
+    data = loaded(args.data)
+    file = args.workdir / f"real-{fingerprint_of(args.data)}-{fingerprint(Path(args.classifier))}.safetensors"
+    if not file.is_file():
+        judge = PictureJudge(load_classifier(args.classifier)).to(args.device or "cpu")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_atomic({"features": see(judge, data.train.x / 255, data.train.y).features}, file)
+    return file
 
 
 def drawn(pipe, judge, names: list[str], pictures: int, steps: int):
@@ -140,7 +156,7 @@ def work(job: Job, args: argparse.Namespace) -> dict:
     except FloatingPointError as error:
         return {**asdict(job), "error": str(error)}
     judge, base, real, real_labels = judging(
-        args.model, args.classifier, args.data, args.pictures, args.sampler_steps, args.device
+        args.model, args.classifier, args.data, args.pictures, args.sampler_steps, args.device, real_features(args)
     )
     seen, k = drawn(edited.pipe, judge, names, args.pictures, args.sampler_steps), names.index(job.concept)
     if (job.phase, job.method, job.seed) == ("report", "ours", 0) and job.concept in args.concept:
@@ -233,6 +249,7 @@ def main(argv: list[str] | None = None) -> None:
     place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
     head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
+    real_features(args)  # before there are several processes
     run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)
     run_all(search_jobs(methods, args.validation), rows, run, save, args.workers, line)
     chosen = {m: choose(rows, m) for m in methods}

@@ -89,7 +89,10 @@ def run_all(
     workers: int,
     tell: Callable[[dict], str] | None = None,
 ) -> None:
-    """Runs the jobs that have no row yet, `workers` at a time, and saves after each; rows grow in place."""
+    """Runs the jobs that have no row yet, `workers` at a time, and saves after each; rows grow in place.
+
+    Of several workers one that fails does not stop the others; its error is raised when all are done.
+    """
     done = {key_of(row) for row in rows}
     todo = [job for job in jobs if job.key not in done]
     print(f"{len(todo)} edits to run", flush=True)
@@ -104,8 +107,14 @@ def run_all(
             take(run(job))
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run, job) for job in todo]):
-            take(future.result())
+        futures = {pool.submit(run, job): job for job in todo}
+        for future in as_completed(futures):
+            if error := future.exception():
+                print(f"{futures[future].key}: {error!r}", flush=True)
+            else:
+                take(future.result())
+        for future in futures:
+            future.result()
 
 
 def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> tuple[dict, dict]:

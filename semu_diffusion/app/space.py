@@ -67,9 +67,7 @@ def export_space(folder: str | Path, model: str = "pictograms") -> Path:
     files = {
         "app.py": APP.format(model=model),
         "requirements.txt": REQUIREMENTS.format(version=__version__),
-        "README.md": README.format(
-            title=title, gradio=library().__version__, models="" if model in SHIPPED else model
-        ),
+        "README.md": README.format(title=title, gradio=library().__version__, models="" if model in SHIPPED else model),
     }
     with filled(folder) as part:
         for name, text in files.items():

@@ -17,10 +17,12 @@ from .charts import before_after, loss_chart
 from .drawing import draw_together, team
 from .suites.pictograms import ROWS, knows, run_pictograms, weaker, write_report
 
+SHOWN = 4  # pictures of either kind
+
 
 def plain_pictures(pipe, prompts: list[str], keep: list[str], seed: int = 0) -> dict:
-    """What before_after.png shows of a model without a suite: forgotten prompts, then kept ones."""
-    prompts, keep = prompts[:4], keep[:4]
+    """What before_after.png shows of a model without a suite: forgotten prompts, fewer several times, and kept ones."""
+    prompts, keep = [prompts[k % len(prompts)] for k in range(SHOWN)], keep[:SHOWN]
     seeds = [seed + k for k in range(len(prompts) + len(keep))]
     with plain(pipe):
         erased = draw_together(pipe, prompts + keep, seeds, batch_size=2)

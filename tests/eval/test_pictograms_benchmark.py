@@ -327,6 +327,19 @@ def test_the_program_from_the_search_to_the_page(tmp_path, monkeypatch, assets, 
     assert "uce: {'prompts': 'shared'" in capsys.readouterr().out
 
 
+def fails_on_dogs(job: Job) -> dict:
+    if job.concept == "dog":
+        raise RuntimeError("no package for dogs")
+    return row(job.method, 90, 90, concept=job.concept)
+
+
+def test_a_job_that_fails_does_not_take_the_others_along(capsys):
+    rows, jobs = [], [Job("report", "uce", c, 0, {"lr": 1}) for c in ("knife", "dog", "wine")]
+    with pytest.raises(RuntimeError, match="no package for dogs"):
+        benchmark.run_all(jobs, rows, fails_on_dogs, lambda: None, 2)
+    assert sorted(r["concept"] for r in rows) == ["knife", "wine"] and "no package for dogs" in capsys.readouterr().out
+
+
 def test_no_page_from_an_earlier_search(tmp_path, monkeypatch, capsys):
     head = {"protocol": {"budget": {}, "validation": []}, "machine": {}, "versions": {}}
     write(tmp_path / "benchmark.json", head, [row("uce", 90, 90)])
