@@ -119,12 +119,13 @@ def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) 
     base, evaluation = config.about.get("base_model") or results.get("base_model") or "", results.get("evaluation")
     lora = (folder / LORA).is_file()
     known = {"base_model": base, "base_model_relation": "adapter"} if is_hub_name(base) else {}
-    scores = []
+    classes = config.about.get("kinds") == {}  # of a model that reads no text
+    task, scores = "unconditional-image-generation" if classes else "text-to-image", []
     for key, meaning in figures if evaluation else ():
         if isinstance(evaluation["erased"].get(key), (int, float)):
             scores.append(
                 EvalResult(
-                    task_type="text-to-image",
+                    task_type=task,
                     dataset_type=evaluation["protocol"]["suite"],
                     dataset_name=evaluation["protocol"]["suite"],
                     metric_type=key,
@@ -135,7 +136,7 @@ def metadata(folder: Path, config: SemuConfig, results: dict, figures: Figures) 
     data = ModelCardData(
         **known,
         library_name="diffusers",
-        pipeline_tag="text-to-image",
+        pipeline_tag=task,
         tags=[*tags_of(config.about), *(["lora"] if lora else [])],
         model_name=f"{title_of(base)} without {concepts_in(config.about)}" if scores else None,
         eval_results=scores or None,

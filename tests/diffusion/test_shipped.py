@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMPipeline
 from tiny_families import load_family
 
-from semu_diffusion import draw, erase, load_pipeline
+from semu_diffusion import draw, load_pipeline
 from semu_diffusion.callbacks import Callback
 from semu_diffusion.diffusion.concepts import vocabulary_of
 from semu_diffusion.diffusion.config import EraseConfig
@@ -82,8 +82,11 @@ def test_the_nearest_class_is_the_one_with_almost_the_same_embedding(family_fold
 
 
 def test_an_adapter_for_one_says_so_to_the_other(tmp_path, semu):
-    quick = {"latents": 2, "keep_latents": 2, "steps": 1, "sampler_steps": 2, "max_rank": 1}
-    erase("cifar10", "frog", tmp_path / "out", **quick)
+    quick = {"latents": 2, "keep-latents": 2, "steps": 1, "sampler-steps": 2, "max-rank": 1}
+    flags = [part for name, value in quick.items() for part in (f"--{name}", value)]
+    code, *_ = semu("erase", "--model", "cifar10", "--concept", "frog", *flags, "--output", tmp_path / "out")
+    assert code == 0 and (tmp_path / "out" / "before_after.png").is_file()
+    assert "pipeline_tag: unconditional-image-generation" in (tmp_path / "out" / "README.md").read_text()
     code, _, said = semu("generate", "--adapter", tmp_path / "out", "--prompt", "a frog", "--output", tmp_path / "x")
     assert code == 2 and "is for another model, 'cifar10'" in said
     code, *_ = semu("generate", "--model", "cifar10", "--adapter", tmp_path / "out", "--prompt", "frog", "--steps", "2",
