@@ -178,6 +178,15 @@ def test_what_is_said_of_attacks_was_measured():
     assert ATTACKS["command"] in PAGE
 
 
+def test_what_is_said_of_the_model_of_photographs_was_checked():
+    found, words = read_json(ROOT / "semu_diffusion" / "assets" / "cifar10" / "check.json"), words_of(PAGE)
+    assert f"right on {found['real_accuracy']:.1f} % of {found['pictures']:,} test pictures" in words
+    worst, next_ = sorted(found["classes"], key=found["classes"].get)[:2]
+    least = f"least of all {worst} ({found['classes'][worst]:.1f} %) and {next_} ({found['classes'][next_]:.1f} %)"
+    assert f"asked class in {found['accuracy']:.1f} % of {found['pictures']:,} drawn ones; {least}" in words
+    assert f"features is {found['fid']:.2f}, that of as many test pictures {found['fid_test']:.2f}" in words
+
+
 def test_what_was_left_out_was_measured():
     """The refresh of the bases, in docs/method.md."""
     results = ROOT / "eval" / "results"
