@@ -106,8 +106,9 @@ def test_the_comparison_is_that_of_the_results_files():
     assert len(verdict.peers(SUMMARY)) == 12 and "Twelve others" in words and "Twelve others" in words_of(PAGE)
     reported = [row for row in BENCH["rows"] if row["phase"] == "report"]
     concepts = [c for c in REPORTED if c in {row["concept"] for row in reported}]
-    assert f"Eight concepts ({', '.join(concepts)}), one seed" in words and len(concepts) == 8
-    assert {row["seed"] for row in reported} == {0} and {own["rows"] for own in SUMMARY.values()} == {8}
+    assert f"Eight concepts ({', '.join(concepts)}); three seeds for six of the methods" in words and len(concepts) == 8
+    edits = sorted(own["rows"] for own in SUMMARY.values())
+    assert edits == [8] * (len(edits) - 6) + [24] * 6 and {row["seed"] for row in reported} == {0, 1, 2}
     assert f"{BENCH['protocol']['budget']['evaluations']:,} samples" in words and BENCH["command"] in PAGE
     assert not any(own["diverged"] for own in SUMMARY.values())
 
@@ -124,8 +125,8 @@ def test_what_is_said_of_ours_and_others_is_so():
     rest = [m for m in verdict.peers(SUMMARY) if m in GOOD]
     above = lambda key: [m for m in rest if mean(m, key) > mean(OURS_ERASER, key)]  # noqa: E731
     assert above("UA") == [] and mean(OURS_ERASER, "UA") == 100
-    assert above("kept") == [] and "None of them keeps more; among the best it is a matter of tenths" in words
-    assert mean(OURS_ERASER, "kept") - max(mean(m, "kept") for m in rest) < 0.5
+    assert "None of them keeps more by as much as a tenth of a point; among the best it is a matter of tenths" in words
+    assert -0.1 < mean(OURS_ERASER, "kept") - max(mean(m, "kept") for m in rest) < 0.5
     shares = sorted(mean(m, "natural") for m in above("natural"))
     said = f"{titles(above('natural'))} draw proper pictures more often ({shares[0]:.1f} to {shares[-1]:.1f} %)"
     assert said in words

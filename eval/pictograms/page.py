@@ -34,10 +34,10 @@ INTRO = """# Benchmark: ours and its peers on the embedded model
 
 Every method had at most {evaluations:,} samples through the denoiser for everything it does, and the same search:
 three values of one hyper-parameter crossed with two of another, all on the first validation concept and the better
-half on the second ({validation}), which are not in the tables. Each peer was searched, and is reported, twice: with
-its own prompts, as its authors train it, and with the prompts that `semu erase` trains on. The better one of the
-search is in the headline, with all seeds; the other one is further down, with the first. Chosen is the best harmonic
-mean of UA, IRA, CRA and natural; the last was added after the search had been looked at, as some won it by ruined
+half on the second ({validation}), which are not in the tables. Each peer was searched twice: with its own prompts,
+as its authors train it, and with the prompts that `semu erase` trains on. The better one of the search is in the
+headline, with all seeds; of some the other one is further down, with the first. Chosen is the best harmonic mean of
+UA, IRA, CRA and natural; the last was added after the search had been looked at, as some won it by ruined
 pictures, and before the reported edits. Nothing is tuned per reported concept. Peers were written from their papers,
 and each one's steps are tested against the paper's formula; where those train on pictures, all got the model's own
 drawings. UCE, ESD-x and Concept Ablation are those of `semu erase --method`.
@@ -45,7 +45,8 @@ drawings. UCE, ESD-x and Concept Ablation are those of `semu erase --method`.
 `ours, adversarial` is `ours, remain geometry` with `--adversarial {rounds} --strength {strength:g}`, whose round comes
 on top of the budget.
 
-Reported: {concepts}; {seeds}. UA is the share of pictures of the erased concept in which the oracle no longer
+Reported: {concepts};
+{seeds}. UA is the share of pictures of the erased concept in which the oracle no longer
 names it, **unseen** the same in wordings that no training saw; IRA and CRA are its accuracy on what must stay, **kept**
 is the mean of these two (base model: {base:.1f}), **neighbours** the accuracy on what is nearest to the erased concept.
 **context** is how often the rest of a forgotten prompt is still drawn: the style of an erased object, the object of an
@@ -211,8 +212,8 @@ def seeds_of(rows: list[dict], summary: dict) -> str:
     said = f"seeds {', '.join(map(str, most))}" if len(most) > 1 else f"seed {most[0]}"
     if not fewer:
         return said
-    longest = [title(m) for m, seeds in own.items() if seeds == most]
-    return f"{said} for {', '.join(longest)}, and seed {fewer[0][0]} for the others"
+    longest = [f"`{title(m)}`" for m, seeds in own.items() if seeds == most]
+    return f"{said} for {', '.join(longest)}\nand seed {fewer[0][0]} for the others"
 
 
 def page(found: dict, attacks: dict) -> str:
