@@ -14,6 +14,7 @@ import diffusers
 import torch
 
 from ..adapter.files import save_atomic, write_atomic
+from .pipeline import base_name, model_path
 from .single_file import clip_state
 
 CLIPS = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -34,6 +35,9 @@ def save_folder(pipe, folder: Path, dtype: torch.dtype | None = None) -> Path:
             save_atomic(clip_state(part), folder / name / "model.safetensors")
         if (folder / name / "tokenizer.json").is_file():
             split_tokenizer(folder / name)
+    names = Path(model_path(base_name(pipe))) / "vocabulary.json"
+    if isinstance(getattr(pipe, "unet", None), diffusers.UNet2DModel) and base_name(pipe) and names.is_file():
+        write_atomic(folder / names.name, names.read_text("utf-8"))  # without it, classes go by number alone
     mode = (folder / "model_index.json").stat().st_mode
     for file in folder.rglob("*.safetensors"):
         file.chmod(mode)  # safetensors' own files are for their owner only

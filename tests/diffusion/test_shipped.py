@@ -92,3 +92,6 @@ def test_an_adapter_for_one_says_so_to_the_other(tmp_path, semu):
     code, *_ = semu("generate", "--model", "cifar10", "--adapter", tmp_path / "out", "--prompt", "frog", "--steps", "2",
                     "--output", tmp_path / "y")  # fmt: skip
     assert code == 0 and len(list((tmp_path / "y").glob("*.png"))) == 1
+    code, *_ = semu("export", tmp_path / "out", "--model", "cifar10", "--to", "merged", "--output", tmp_path / "whole")
+    merged = family_of(load_pipeline(str(tmp_path / "whole"), "cpu"))
+    assert code == 0 and tuple(merged.names) == CLASSES and merged.guided
