@@ -156,7 +156,7 @@ def work(job: Job, args: argparse.Namespace) -> dict:
     except FloatingPointError as error:
         return {**asdict(job), "error": str(error)}
     judge, base, real, real_labels = judging(
-        args.model, args.classifier, args.data, args.pictures, args.sampler_steps, args.device, real_features(args)
+        args.model, args.classifier, args.data, args.pictures, args.sampler_steps, args.device, args.real
     )
     seen, k = drawn(edited.pipe, judge, names, args.pictures, args.sampler_steps), names.index(job.concept)
     if (job.phase, job.method, job.seed) == ("report", "ours", 0) and job.concept in args.concept:
@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
     place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
     head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
-    real_features(args)  # before there are several processes
+    args.real = real_features(args)  # before there are several processes
     run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)
     run_all(search_jobs(methods, args.validation), rows, run, save, args.workers, line)
     chosen = {m: choose(rows, m) for m in methods}

@@ -27,10 +27,7 @@ REPORTED = ("knife", "dog", "cigarette", "rocket", "wine", "mushroom", "neon sty
 VALIDATION = ("guitar", "photo style")  # an object and a style
 SCORES = ("UA", "unseen", "IRA", "CRA", "neighbours", "context", "natural", "FID", "drift")
 COSTS = ("seconds", "peak_memory_mb", "evaluations", "trained", "trained_percent", "shipped_bytes")
-TIMED = (
-    "seconds",
-    "peak_memory_mb",
-)  # of the first seed alone: others may be of another machine
+TIMED = ("seconds", "peak_memory_mb")  # of the first seed alone: others may be of another machine
 NEAR = 5.0  # points of IRA and of CRA below the base model's within which a method counts as keeping the rest
 FORGETS = 90.0  # least UA, in percent, of a method that is worth an attack
 

@@ -101,10 +101,10 @@ def class_plan(
 ) -> Plan:
     """That of a class-conditional model: without an anchor, a class is answered like the one drawn most like it.
 
-    On photographs, a class that stands for none leaves blurs, another one proper pictures (docs/cifar10.md).
+    On photographs, a class that stands for none leaves blurs, another one proper pictures (docs/concepts.md).
     """
-    erased = [family.names[family.label(c)] for c in config.concept]
-    others = [name for name in family.names if name not in {*erased, *gone}]
+    erased, below = ([family.names[family.label(c)] for c in given] for given in (config.concept, gone))
+    others = [name for name in family.names if name not in {*erased, *below}]
     if config.anchor is None and config.objective != "negative" and others and asks_model(config):
         callback.stage("anchors", len(erased))
         pairs = []
@@ -113,7 +113,7 @@ def class_plan(
             callback.advance()
     else:
         pairs = family.pairs(config.concept, config.anchor, vocabulary, config.seed)
-    keep = config.keep or family.keep([*erased, *gone], vocabulary, config.keep_latents, config.seed)
+    keep = config.keep or family.keep([*erased, *below], vocabulary, config.keep_latents, config.seed)
     anchors = {c: [p.anchor for p in pairs if p.prompt == name] for c, name in zip(config.concept, erased)}
     for c, own in anchors.items():
         callback.note(f"erasing the class {c}: drawn like {', '.join(own) if all(own) else 'no class'}")
