@@ -119,7 +119,7 @@ def rows_like(path: Path, head: dict, keys: Iterable[str]) -> list[dict]:
 
 
 def resumed(path: Path, head: dict, keys: Iterable[str]) -> dict:
-    """A results file to go on with; {} where there is none.
+    """A results file to go on with; {} where there is none. `head` gets, as `earlier`, the other commands of its rows.
 
     Raises:
         SystemExit: it has something else than `head` under one of these keys; measured rows are not written over.
@@ -128,6 +128,9 @@ def resumed(path: Path, head: dict, keys: Iterable[str]) -> dict:
     name = next((difference(key, old.get(key), new[key]) for key in keys if old and old.get(key) != new[key]), None)
     if name:
         raise SystemExit(f"error: {path} was made with another {name}; give another --output, or remove it")
+    commands = dict.fromkeys([*old.get("earlier", []), old.get("command")])
+    if earlier := [one for one in commands if one not in (None, head.get("command"))]:
+        head["earlier"] = earlier
     return old
 
 

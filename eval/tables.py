@@ -9,40 +9,15 @@ import argparse
 import re
 from pathlib import Path
 
-from .peers.diffusion import METHODS
+from .markdown import filled, made_with, seconds, shown, table
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
-from .pictograms.lasting import LASTING, NEW, PLAIN
+from .pictograms.lasting_tables import lasting
 from .pictograms.many import WAYS, curves
 from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
 
 RESULTS, DOCS = Path("eval/results"), Path("docs")
 SCORES = ("UA", "IRA", "CRA", "neighbours", "natural", "FID", "drift")
-
-
-def shown(value: float | None, key: str) -> str:
-    """A score as the tables print it."""
-    return "–" if value is None else f"{value:.3f}" if key == "drift" else f"{value:.1f}"
-
-
-def seconds(value: float) -> str:
-    """Seconds with two digits: 0.082, 1.4, 71."""
-    return f"{value:.0f}" if value >= 10 else f"{float(f'{value:.2g}'):g}"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
-
-
-def made_with(found: dict) -> str:
-    """The command, machine and versions behind a table."""
-    machine = found["machine"]
-    place = f"{machine['cores']} cores ({machine['processor']})"
-    place += f", {machine['workers']} at a time" if "workers" in machine else ""
-    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
-    return f"`{found['command']}` on {place}. Versions: {versions}.\n"
 
 
 def not_defaults(found: dict) -> str:
@@ -126,71 +101,6 @@ turn on one machine beside other work; the fastest run of each.
 """
     table_ = table(["commit", "CPU s", *names, "steps", "all runs"], rows)
     return "\n".join([text, table_, "", made_with(found)])
-
-
-def gained(own: dict) -> str:
-    """A sentence on what lasting rounds gain against an attack."""
-    least = "at least " if own["least"] else ""
-    more = f", {own['ratio']:.1f} times those of {METHODS[own['best']].title}" if own["best"] != PLAIN else ""
-    return (
-        f"Against `{own['attack']}`, at the rate that is worst for it ({own['rate']:g}), lasting takes {least}"
-        f"{own['plain']:.1f} times the steps of plain{more}."
-    )
-
-
-def sooner(rows: list[dict]) -> list[str]:
-    """A sentence on the attacks that lasting rounds shortened, where there are any."""
-    steps = {(r["concept"], r["attack"], r["rate"], r["pictures"], r["way"]): r["steps"] for r in rows if "steps" in r}
-    pairs = [(own, value, steps.get((*own, PLAIN))) for (*own, way), value in steps.items() if way == LASTING]
-    less = [pair for pair in pairs if None not in pair[1:] and pair[1] < pair[2]]
-    worse = [f"{own[0]} against `{own[1]}` at {own[2]:g} ({after:.0f} steps instead of {before:.0f})"
-             for own, after, before in less]  # fmt: skip
-    return [f"Sooner than after a plain run: {', '.join(worse)}."] if worse else []
-
-
-def lasting(found: dict) -> str:
-    """How long training takes to bring concepts back, after plain erasing, after lasting rounds and after others."""
-    medians, most, rows = found["summary"]["medians"], found["most"], []
-    ways = list(dict.fromkeys(way for own in medians for way in own["steps"]))
-    steps = lambda value: f"> {most}" if value is None else f"{value:.0f}"  # noqa: E731
-    for own in medians:
-        cells = [steps(own["steps"][way]) if way in own["steps"] else "–" for way in ways]
-        rows.append([own["attack"], f"{own['rate']:g}", str(own["pictures"]), *cells, str(len(own["concepts"]))])
-    rounds = found["set"]["lasting"]
-    price = f" It takes {found['summary']['price']:.1f} times a plain run." if found["summary"]["price"] else ""
-    word = f'\n"{NEW}" is the base model, taught the same pictures under a word that it never saw.'
-    reference = word if NEW in ways else ""
-    text = f"""## How long it lasts
-
-Steps of training until half of the pictures show the concept again, the median over concepts, after a plain run, after
-one with `--lasting {rounds}` and after other methods: a LoRA of rank 4 or 16 on the attention layers, or all weights,
-on pictures of the concept, by Adam at the given rate; {4 * found["seeds"]} pictures at each look, straight lines
-between looks.{price}{reference}
-"""
-    titles = [METHODS[way].title if way in METHODS else way for way in ways]
-    worst = [*(gained(own) for own in found["summary"]["gains"]), *sooner(found["rows"])]
-    parts = [text, table(["attack", "rate", "pictures", *titles, "concepts"], rows), "", *worst, ""]
-    scores = ("UA", "IRA", "CRA", "neighbours", "context", "natural")
-    head = ["concept", "way", *scores, "UA at 0.5", "UA at 0.25", "steps", "s", "trained %"]
-    kept = [
-        [r["concept"], r["way"], *(shown(r["erased"][k], k) for k in scores),
-         *(shown(r["weaker"][k]["UA"], "UA") for k in ("0.5", "0.25")), str(r["training"]["steps"]),
-         f"{r['training']['seconds']:.0f}", f"{r['training']['trained_percent']:.2f}"]
-        for r in found["rows"] if "erased" in r
-    ]  # fmt: skip
-    parts += ["What it costs, and what is gone where the adapter is used at half and at a quarter of its strength:", ""]
-    parts += [table(head, kept), ""]
-    others = [
-        [r["concept"], r["way"], r["attack"], f"{r['rate']:g}", str(r["curve"][-1]["step"]),
-         f"{100 * r['curve'][-1]['success']:.0f}"]
-        for r in found["rows"] if r.get("attack", "").startswith(("benign", "inversion"))
-    ]  # fmt: skip
-    if others:
-        parts += [
-            "Training on pictures of other things (`benign`) and textual inversion, pictures that show the concept:"
-        ]
-        parts += ["", table(["concept", "way", "attack", "rate", "steps", "%"], others), ""]
-    return "\n".join([*parts, made_with(found)])
 
 
 # ------------------------------------------------------------------------------- tables in other pages
@@ -290,15 +200,6 @@ BLOCKS = {
     "many.md": ("many", many),
     "formats.md": ("sizes", sizes),
 }
-
-
-def filled(page: str, name: str, text: str) -> str:
-    """The page with a text between its marks `<!-- name -->` and `<!-- /name -->`. ValueError where it lacks these."""
-    before, begin, rest = page.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- /{name} -->")
-    if not end:
-        raise ValueError(f"the page has no marks <!-- {name} --> and <!-- /{name} -->")
-    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main() -> None:

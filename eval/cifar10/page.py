@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..markdown import made_with, seconds, shown, table
 from ..pictograms.page import interval
 from ..records import read_json, write_text
-from ..tables import made_with, seconds, shown, table
 from .methods import ENTRIES
 
 NAMES = ("UA", "IRA", "FID", "natural")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from semu_diffusion.metrics.unlearning import mean_interval
 
+from ..markdown import table as markdown
 from ..records import read_json, write_text
-from ..tables import table as markdown
 
 TABLES = {"retain": "retain data allowed", "forget": "forget set only"}
 TITLES = {"random10": "random 10 %", "random50": "random 50 %", "class": "one class"}

@@ -17,8 +17,8 @@ import io
 
 from semu_diffusion.diffusion.recipes import FOLDER
 
+from ..markdown import table as markdown
 from ..records import write_text
-from ..tables import table as markdown
 from .study import Study, footer, number, parser_of
 from .study import main as run_main
 

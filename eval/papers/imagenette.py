@@ -19,7 +19,7 @@ from pathlib import Path
 
 from semu_diffusion.evaluation.prompts import IMAGENETTE
 
-from ..tables import table as markdown
+from ..markdown import table as markdown
 from .study import Study, footer, number, parser_of
 from .study import main as run_main
 

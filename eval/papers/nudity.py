@@ -11,7 +11,7 @@ seeds, or any csv with columns prompt and seed.
 
 from __future__ import annotations
 
-from ..tables import table as markdown
+from ..markdown import table as markdown
 from .study import Study, footer, number, parser_of
 from .study import main as run_main
 

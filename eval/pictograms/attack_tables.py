@@ -9,8 +9,8 @@ from semu_diffusion.attacks import ATTACKS
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, figure, open_axes, save
 from semu_diffusion.evaluation.intervals import wilson
 
+from ..markdown import made_with, table
 from ..peers.diffusion import METHODS, SHARED
-from ..tables import made_with, table
 from .attacks import BASE
 from .jobs import FORGETS, NEAR, attackable, keeps, split_name
 

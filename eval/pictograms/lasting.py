@@ -53,7 +53,7 @@ ATTACKS = {
     "full": Attack("full", 0, FULL_RATES),
     "benign-lora": Attack("lora", 16, LORA_RATES, benign=True),
     "benign-full": Attack("full", 0, FULL_RATES, benign=True),
-    "inversion": Attack("inversion", 0, (5e-3,)),
+    "inversion": Attack("inversion", 0, (1e-3, 5e-3, 2e-2)),
 }
 
 

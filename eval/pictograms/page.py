@@ -11,9 +11,9 @@ from pathlib import Path
 
 from semu_diffusion.evaluation.charts import GONE, INK, KEPT, figure, open_axes, save
 
+from ..markdown import filled, made_with, seconds, shown, table
 from ..peers.diffusion import METHODS, ROBUST
 from ..records import read_json, write_text
-from ..tables import filled, made_with, seconds, shown, table
 from .attack_tables import attacks_section, pooled, relearning_plot, results, title
 from .attacks import BASE, current
 from .jobs import FORGETS, SCORES, attackable, split_name

@@ -7,8 +7,8 @@ import statistics
 
 from semu_diffusion.evaluation.intervals import bootstrap
 
+from ..markdown import table
 from ..peers.diffusion import METHODS
-from ..tables import table
 from .attack_tables import methods, percent, pool, pooled, results, title
 from .jobs import by_prompts, change, keeps
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from semu_diffusion.pictograms.words import OBJECTS, STYLES, caption
 
+from ..markdown import table
 from ..pictograms.each import CONCEPTS
 from ..records import command, machine, make_parser, resumed, write_json
-from ..tables import table
 
 CHOSEN = ("cigarette", "dog", "sepia style")
 SCORES = ("UA", "IRA", "CRA", "natural")

@@ -15,8 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from ..markdown import made_with, table
 from ..records import command, machine, make_parser, read_json, write_json, write_text
-from ..tables import made_with, table
 
 RESULTS, PAGE = Path("eval/results/matrix.json"), Path("docs/families.md")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")

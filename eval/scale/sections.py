@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tables import table
+from ..markdown import table
 
 STAGES = ("drawing", "moments", "gradient", "bases", "training", "checks")
 PHASES = ("load", "plan", "drawing", "moments", "gradient", "bases", "training", "checks", "truncate", "write", "rest")

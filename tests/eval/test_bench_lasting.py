@@ -17,8 +17,8 @@ from eval.pictograms.lasting import (
     wanted,
     write,
 )
+from eval.pictograms.lasting_tables import lasting
 from eval.records import read_json
-from eval.tables import lasting
 from semu_diffusion.attacks.target import Pictures
 
 
@@ -102,6 +102,9 @@ def test_the_section_says_what_the_file_says(tmp_path):
         attack("plain", 10.0),
         attack("lasting", None),
         attack("plain", None, name="benign-lora"),
+        attack("plain", 6.0, pictures=4),
+        attack("lasting", 9.0, pictures=4),
+        attack("new word", 5.0, pictures=4),
         attack("plain", 30.0, "dog", "lora-4"),
         attack("lasting", 12.0, "dog", "lora-4"),
     ]
@@ -109,10 +112,12 @@ def test_the_section_says_what_the_file_says(tmp_path):
             "machine": {"cores": 2, "processor": "p"}}  # fmt: skip
     write(tmp_path / "lasting.json", head, rows)
     page = lasting(read_json(tmp_path / "lasting.json"))
-    for words in ("`--lasting 1`", "1.5 times a plain run", "| full | 0.0001 | 16 | 10 | > 192 | 1 |",
+    for words in ("`--lasting 1`", "1.5 times a plain run", "| steps | lora-4 0.0001 | full 0.0001 |",
+                  "| lasting | 12 | > 192 |", "Concepts: dog, knife.", "| concepts | 1 | 1 |",
                   "at least 19.2 times the steps of plain.",
-                  "Sooner than after a plain run: dog against `lora-4` at 0.0001 (12 steps instead of 30).",
-                  "87.5 | 12.5", "| knife | plain | benign-lora | 0.0001 | 8 | 25 |", "`python -m x`"):  # fmt: skip
+                  "Sooner than after a plain run: dog against `lora-4` at 0.0001, 16 pictures (12 steps instead of 30)",
+                  "| steps, by pictures | full 0.0001: 4 | full 0.0001: 16 |", "| new word | 5 | – |",
+                  "87.5 | 12.5", "| % | benign-lora 0.0001 |", "| plain | 25.0 |", "`python -m x`"):  # fmt: skip
         assert words in page, words
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.markdown import seconds
 from eval.peers.diffusion import METHODS, Budget
 from eval.pictograms import attack_tables, benchmark, verdict
 from eval.pictograms import attacks as pictograms_attacks
@@ -28,7 +29,6 @@ from eval.pictograms.jobs import (
     write,
 )
 from eval.records import resumed
-from eval.tables import seconds
 from semu_diffusion.diffusion import load_pipeline
 
 BASE = {"UA": 1.0, "IRA": 98.0, "CRA": 99.0, "neighbours": 97.0, "FID": None, "drift": None}

@@ -56,6 +56,15 @@ def test_measured_rows_are_gone_on_with_or_left_alone(tmp_path):
             resumed(file, {**head, **other}, head)
 
 
+def test_the_commands_of_earlier_rows_are_kept_in_their_order(tmp_path):
+    file, rows = tmp_path / "found.json", []
+    for name in ("a", "b", "b", "c", "a"):
+        head = {"command": f"python -m {name}"}
+        resumed(file, head, ())
+        write_json(file, {**head, "rows": rows})
+    assert head == {"command": "python -m a", "earlier": ["python -m b", "python -m c"]}
+
+
 @pytest.mark.parametrize("options", [{"nosuch": 1}, {"gamma": 2.0}])
 def test_an_option_that_is_none_ends_in_one_line(options):
     with pytest.raises(SystemExit, match="^--set: .*(nosuch|gamma)"):
