@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields
-from multiprocessing import get_context
 from pathlib import Path
 
 from semu_diffusion.classification.models import MODELS
@@ -28,6 +25,7 @@ from semu_diffusion.metrics.unlearning import average_gap
 from semu_diffusion.versions import versions
 
 from ..peers.classification import PEERS
+from ..processes import as_done
 from ..records import command, machine, make_parser, read_json, resumed, write_json
 from .jobs import NOTHING, RETRAIN, SEARCH_SEED, SETTINGS, Options, available, data_of, model_names
 from .jobs import run_row as run
@@ -95,16 +93,6 @@ def result_jobs(chosen: dict[str, dict], settings: list[str], seeds: list[int]) 
     return jobs
 
 
-def spread(work: Callable, options: Options, items: list, workers: int, threads: int) -> Iterator:
-    """work(options, item, threads) for all items, as they are done."""
-    if workers == 1:
-        yield from (work(options, item, threads) for item in items)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(work, options, item, threads) for item in items]):
-            yield done.result()
-
-
 class Benchmark:
     """The results file and what is still to do."""
 
@@ -135,18 +123,19 @@ class Benchmark:
         """Runs the jobs that have no row yet."""
         there = {key(r) for r in rows}
         todo = [j for j in jobs if key(j) not in there]
-        for count, row in enumerate(spread(run, self.options, todo, self.args.workers, self.args.threads)):
+        jobs = [(self.options, j, self.args.threads) for j in todo]
+        for count, (_, row) in enumerate(as_done(run, jobs, self.args.workers), 1):
             rows.append(row)
             with_gaps(rows)
             self.write()
-            print(f"{count + 1}/{len(todo)}  {line(row)}", flush=True)
+            print(f"{count}/{len(todo)}  {line(row)}", flush=True)
 
     def go(self) -> dict:
         """Models, search, results; returns what is in the file, {} where --until ends before them."""
         args = self.args
         data_of(self.options)  # decoded once, before there are several processes
-        names = model_names(self.options, args.setting, self.seeds)
-        for done in spread(train, self.options, names, args.workers, args.threads):
+        jobs = [(self.options, name, args.threads) for name in model_names(self.options, args.setting, self.seeds)]
+        for _, done in as_done(train, jobs, args.workers):
             print(done, flush=True)
         if args.until == "models":
             return {}

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from ..processes import as_done
 from ..records import command, machine, make_parser, resumed, write_json
 from .each import erase_and_score, line, summary
 
@@ -67,12 +67,11 @@ def main() -> None:
     runs = finished(resumed(args.output, head, ("seeds_forget",)))
     wanted = [(v, c) for v in args.variant or VARIANTS for c in args.concept or CONCEPTS]
     todo = [(v, c) for v, c in wanted if c not in {row["concept"] for row in runs.get(v, [])}]
-    with ProcessPoolExecutor(args.workers) as pool:
-        jobs = {pool.submit(erase_and_score, c, VARIANTS[v], args.seeds, 1): v for v, c in todo}
-        for job in as_completed(jobs):
-            runs.setdefault(jobs[job], []).append(job.result())
-            write(args.output, head, runs)
-            print(f"{jobs[job]:<16} {line(job.result())}", flush=True)
+    jobs = [(c, VARIANTS[v], args.seeds, 1) for v, c in todo]
+    for k, row in as_done(erase_and_score, jobs, args.workers):
+        runs.setdefault(todo[k][0], []).append(row)
+        write(args.output, head, runs)
+        print(f"{todo[k][0]:<16} {line(row)}", flush=True)
 
 
 if __name__ == "__main__":

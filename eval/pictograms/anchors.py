@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from ..processes import as_done
 from ..records import command, machine, make_parser, resumed, write_json
 from .each import erase_and_score, line
 
@@ -55,18 +55,14 @@ def main() -> None:
     rows = resumed(args.output, head, ("seeds_forget",)).get("rows", [])
     done = {(row["anchor"], row["near"], row["concept"]) for row in rows}
     wanted = [(a, n, c) for n in args.near or NEAR for a in args.anchor or ANCHORS for c in args.concept or CONCEPTS]
-    with ProcessPoolExecutor(args.workers) as pool:
-        jobs = {
-            pool.submit(erase_and_score, c, {**ANCHORS[a], "near": n}, args.seeds, 1): (a, n)
-            for a, n, c in wanted
-            if (a, n, c) not in done
-        }
-        for job in as_completed(jobs):
-            anchor, near = jobs[job]
-            row = {"anchor": anchor, "near": near, **job.result()}
-            rows = sorted([*rows, row], key=order)
-            write_json(args.output, {**head, "rows": rows})
-            print(f"{anchor:<22} near {near:g}  {line(row)}", flush=True)
+    todo = [own for own in wanted if own not in done]
+    jobs = [(c, {**ANCHORS[a], "near": n}, args.seeds, 1) for a, n, c in todo]
+    for k, found in as_done(erase_and_score, jobs, args.workers):
+        anchor, near, _ = todo[k]
+        row = {"anchor": anchor, "near": near, **found}
+        rows = sorted([*rows, row], key=order)
+        write_json(args.output, {**head, "rows": rows})
+        print(f"{anchor:<22} near {near:g}  {line(row)}", flush=True)
 
 
 if __name__ == "__main__":

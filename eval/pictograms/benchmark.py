@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
 from ..peers.diffusion import METHODS, Budget
+from ..processes import as_done
 from ..records import command, machine, make_parser, resumed
 from .each import CONCEPTS
 from .jobs import (
@@ -89,32 +88,14 @@ def run_all(
     workers: int,
     tell: Callable[[dict], str] | None = None,
 ) -> None:
-    """Runs the jobs that have no row yet, `workers` at a time, and saves after each; rows grow in place.
-
-    Of several workers one that fails does not stop the others; its error is raised when all are done.
-    """
+    """Runs the jobs that have no row yet, `workers` at a time, and saves after each; rows grow in place."""
     done = {key_of(row) for row in rows}
     todo = [job for job in jobs if job.key not in done]
     print(f"{len(todo)} edits to run", flush=True)
-
-    def take(row: dict) -> None:
+    for _, row in as_done(run, [(job,) for job in todo], workers):
         rows.append(row)
         save()
         print((tell or line)(row), flush=True)
-
-    if workers == 1:
-        for job in todo:
-            take(run(job))
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(run, job): job for job in todo}
-        for future in as_completed(futures):
-            if error := future.exception():
-                print(f"{futures[future].key}: {error!r}", flush=True)
-            else:
-                take(future.result())
-        for future in futures:
-            future.result()
 
 
 def search(methods: list[str], rows: list[dict], run: Callable[[list[Job]], None]) -> tuple[dict, dict]:

@@ -13,11 +13,11 @@ import argparse
 import json
 import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from semu_diffusion.pictograms.words import OBJECTS, STYLES
 
+from ..processes import as_done
 from ..records import add_set, command, machine, make_parser, read_json, resolved, resumed, write_json
 
 CONCEPTS = [*OBJECTS, *(f"{style} style" for style in STYLES)]
@@ -105,12 +105,11 @@ def main() -> None:
     head = header(args, options)
     rows = resumed(args.output, head, ("options", "seeds_forget")).get("rows", [])
     todo = [c for c in args.concept or CONCEPTS if c not in {r["concept"] for r in rows}]
-    with ProcessPoolExecutor(args.workers) as pool:
-        jobs = {pool.submit(erase_and_score, c, options, args.seeds, args.threads, args.adapters): c for c in todo}
-        for job in as_completed(jobs):
-            rows.append(job.result())
-            write(args.output, head, rows)
-            print(line(rows[-1]), flush=True)
+    jobs = [(c, options, args.seeds, args.threads, args.adapters) for c in todo]
+    for _, row in as_done(erase_and_score, jobs, args.workers):
+        rows.append(row)
+        write(args.output, head, rows)
+        print(line(row), flush=True)
     print(json.dumps(read_json(args.output)["summary"], indent=1))
 
 

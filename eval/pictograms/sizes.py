@@ -13,9 +13,9 @@ import argparse
 import os
 import statistics
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from ..processes import as_done
 from ..records import add_set, command, machine, make_parser, resolved, resumed, write_json
 from .each import CONCEPTS, erase_and_score
 
@@ -103,16 +103,13 @@ def main() -> None:
             "unet_bytes": sum(file.stat().st_size for file in unet.glob("*.safetensors"))}  # fmt: skip
     rows = resumed(args.output, head, ("options", "seeds_forget")).get("rows", [])
     done = {(row["concept"], row["way"]) for row in rows}
-    todo = [
-        (c, w) for c in args.concept or ("guitar", "dog", "apple", "neon style") for w in WAYS if (c, w) not in done
-    ]
-    with ProcessPoolExecutor(args.workers) as pool:
-        for job in as_completed([pool.submit(row_of, c, w, options, args.seeds) for c, w in todo]):
-            rows.append(row := job.result())
-            rows.sort(key=lambda r: (CONCEPTS.index(r["concept"]), list(WAYS).index(r["way"])))
-            write_json(args.output, {**head, "summary": summary(rows), "rows": rows})
-            scores = "  ".join(f"{k} {row['erased'][k]:.1f}" for k in SCORES if row["erased"][k] is not None)
-            print(f"{row['concept']:<12} {row['way']:<10} {scores}  {row['bytes']}", flush=True)
+    concepts = args.concept or ("guitar", "dog", "apple", "neon style")
+    jobs = [(c, w, options, args.seeds) for c in concepts for w in WAYS if (c, w) not in done]
+    for _, row in as_done(row_of, jobs, args.workers):
+        rows = sorted([*rows, row], key=lambda r: (CONCEPTS.index(r["concept"]), list(WAYS).index(r["way"])))
+        write_json(args.output, {**head, "summary": summary(rows), "rows": rows})
+        scores = "  ".join(f"{k} {row['erased'][k]:.1f}" for k in SCORES if row["erased"][k] is not None)
+        print(f"{row['concept']:<12} {row['way']:<10} {scores}  {row['bytes']}", flush=True)
 
 
 if __name__ == "__main__":
