@@ -176,6 +176,10 @@ def test_what_is_said_of_attacks_was_measured():
     assert f"bring back {trained[0]:.1f} % of the pictures under ours" in words
     less = [m for m in rest if again(m, "relearn-lora")[2] < trained[1]]
     assert f"under {titles(less)} alone of the others ({again(less[0], 'relearn-lora')[0]:.1f} %)" in words
+    back = [m for m in rest if again(m, "benign-lora")[0]]
+    shares = sorted(again(m, "benign-lora")[0] for m in back)
+    assert not any(again(m, "benign-lora")[0] for m in (ours, robust))
+    assert f"nor under the others but {titles(back)} ({shares[0]:.1f} to {shares[-1]:.1f} %)" in words
     assert ATTACKS["command"] in PAGE
 
 

@@ -228,7 +228,7 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch, capsys):
               "full_lr": 1e-4, "relearn_steps": [0, 25]}  # fmt: skip
     inverted = {"success": 0.25, "pictures": 16}
     attacked = [("uce", "inversion", inverted), ("uce", "relearn-lora", relearnt), ("base", "relearn-lora", relearnt)]
-    attacked += [("full", "inversion", inverted)]
+    attacked += [("full", "inversion", inverted), ("full", "inversion-name", {"success": 0.75, "pictures": 16})]
     hyper = {own["method"]: own["hyper"] for own in rows} | {"base": {}}
     found = [{"method": m, "concept": "knife", "attack": a, "hyper": hyper[m], "result": r} for m, a, r in attacked]
     found.append({**found[0], "hyper": {"lr": 9.0}, "result": {"success": 1.0, "pictures": 16}})  # not reported now
@@ -239,12 +239,12 @@ def test_page_and_plot_come_from_the_file(tmp_path, monkeypatch, capsys):
     assert "left out: 1 attacks" in capsys.readouterr().out
     readme = (tmp_path / "README.md").read_text()
     assert "| base model | 1.0 |  | 98.5 |  | – |  |  |  | – |" in readme and "UCE" not in readme  # it keeps too little
-    assert "| full fine-tuning, our loss | 100.0 | – | 97.0 | – | 97.0 | 0.50 | 0.00 | 2 | 25.0 |" in readme
+    assert "| full fine-tuning, our loss | 100.0 | – | 97.0 | – | 97.0 | 0.50 | 0.00 | 2 | 75.0 |" in readme
     page = (tmp_path / "docs" / "benchmark.md").read_text()
     assert "| UCE | 2 | 90.0 | 80.0" in page and "| **full fine-tuning, our loss** | 1 |" in page
     assert "| UCE | 25.0 (10–49) |" in page and "base model | –" in page
     assert "| UCE | 25 |" in page and "On knife:" in page
-    assert "| inversion | relearn |" in page and "| 25.0 | 50.0 |" in page
+    assert "| inversion | inversion from the name | relearn |" in page and "| 25.0 | – | 50.0 |" in page
     assert "| UCE | -1.0 | +1.0 | no |" in page and "; 36 of 40 pictures) | **no** |" in page
     for name in ("benchmark.png", "relearning.png"):
         assert (tmp_path / "docs" / "images" / name).read_bytes()[:4] == b"\x89PNG"
