@@ -9,8 +9,8 @@ from .sessions import MOST, typed
 from .tabs import DEVICE, Part, shown
 from .works import Measure
 
-SUITES = ("pictograms", "wordings", "nudity", "imagenette", "style", "custom")
-ALONE = ("pictograms", "wordings", "imagenette")  # those that bring their own prompts
+SUITES = ("pictograms", "wordings", "classes", "nudity", "imagenette", "style", "custom")
+ALONE = ("pictograms", "wordings", "classes", "imagenette")  # those that bring their own prompts
 HINT = "Base and erased model draw the same prompts from the same noise, and judges name what is on the pictures."
 MOST_SEEDS = 10
 

@@ -22,17 +22,20 @@ def other(text: str, **options) -> typer.models.OptionInfo:
 
 
 Output = Annotated[Path | None, typer.Option(help="Folder for figures and pictures; goes on if interrupted.")]
-Suite = Annotated[str, typer.Option(help="pictograms, nudity, imagenette, style, wordings or custom.")]
+Suite = Annotated[
+    str | None,
+    typer.Option(help="pictograms, classes, nudity, imagenette, style, wordings or custom; default: the model's own."),
+]
 Seeds = Annotated[
-    int | None, typer.Option(min=1, help="Pictures per prompt; default: 10, for prompt files and wordings 1.")
+    int | None, typer.Option(min=1, help="Pictures per prompt or class; default: 10, for prompt files and wordings 1.")
 ]
 Prompts = Annotated[str | None, other("csv or text file, or dataset name[:split].")]
 Images = Annotated[Path | None, other("Only judge the pictures in this folder (nudity).")]
 Captions = Annotated[str | None, other("Harmless prompts, for FID and CLIP score.")]
 Real = Annotated[str | None, other("Folder of real pictures for FID.")]
-Classifier = Annotated[str | None, other("Classifier of transformers, or pictograms.")]
+Classifier = Annotated[str | None, other("Model of transformers, folder of semu classify, pictograms or cifar10.")]
 Clip = Annotated[str | None, other("CLIP model, for scores, zero-shot labels and FID.")]
-Limit = Annotated[int | None, other("The first so many prompts.", min=1)]
+Limit = Annotated[int | None, other("The first so many prompts, or kept classes.", min=1)]
 Steps = Annotated[int | None, other("Sampler steps; default: the pipeline's own, mostly 50.", min=1)]
 Guidance = Annotated[float | None, other("Guidance; default: the pipeline's own, for Stable Diffusion 1 and 2 7.5.")]
 BatchSize = Annotated[int | None, other("Pictures at a time; default: 8.", min=1)]
@@ -52,7 +55,7 @@ Results = Annotated[
 def evaluate(
     adapter: MaybeAdapter = None,
     output: Output = None,
-    suite: Suite = "pictograms",
+    suite: Suite = None,
     seeds: Seeds = None,
     *,
     run: Run,
@@ -76,45 +79,33 @@ def evaluate(
 
     semu eval no-cigarette --output scores
     """
-    from ..diffusion.pipeline import EMBEDDED
-    from ..evaluation.suites.pictograms import ITS_OWN
-    from ..evaluation.suites.run import EvalConfig
-    from ..metrics.nudity import EXPOSED
-
     quieten()
     run = replace(run, adapter=adapter, output=output, loading=loading)
     if verify:
         return verify_command(run, results, classifier, clip)
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
-    if suite == "pictograms" and images is None:
-        return pictograms(run, seeds or 10)
     given = dict(prompts=prompts, captions=captions, real=real, classifier=classifier, clip=clip, limit=limit)
-    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size)
-    if suite == "wordings" and run.model == EMBEDDED:
-        given = {**ITS_OWN, **{k: v for k, v in given.items() if v is not None}}
+    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size, seeds=seeds, classes=nude_class)
     given = {k: v for k, v in given.items() if v is not None} | {"threshold": threshold}
-    default = 10 if suite == "imagenette" and prompts is None else 1
-    config = EvalConfig(suite, run.concept or [], **given, seeds=seeds or default, classes=nude_class or list(EXPOSED))
     if images is not None:
-        return folder_of_pictures(run, config, images)
-    with_prompts(run, config)
+        if suite not in (None, "nudity"):
+            raise ValueError(f"--images goes with --suite nudity: {suite} needs prompts and both models")
+        return folder_of_pictures(run, config_of("nudity", run, given), images)
+    if suite not in (None, "pictograms"):
+        config_of(suite, run, given)  # says what is wrong before the model is opened
+    with_model(run, suite, given)
 
 
-def pictograms(run: Run, seeds: int) -> None:
-    """The embedded model's suite."""
-    from ..evaluation.drawing import team
-    from ..evaluation.measure import measure_pictograms
-    from ..evaluation.results import concepts_of
+def config_of(suite: str, run: Run, given: dict):
+    """The choices of a suite over prompts; those of the embedded model's wordings are its own where none are given."""
+    from ..diffusion.pipeline import EMBEDDED
+    from ..evaluation.suites.pictograms import ITS_OWN
+    from ..evaluation.suites.run import EvalConfig
 
-    first = team().is_main_process
-    with prepared(run.output, run.overwrite):
-        pipe, place, about = open_adapted(run)
-        concepts = run.concept or concepts_of(about)
-        with display(run.quiet or not first) as callback:
-            report = measure_pictograms(pipe, measured(run, place), concepts, seeds, run.output, callback)
-        if first:
-            print_report(report, run.as_json)
+    own = ITS_OWN if suite == "wordings" and run.model == EMBEDDED else {}
+    own = {"seeds": 10 if suite in ("imagenette", "classes") and "prompts" not in given else 1, **own}
+    return EvalConfig(suite, run.concept or [], **{**own, **given})
 
 
 def measured(run: Run, place: Path):
@@ -124,21 +115,27 @@ def measured(run: Run, place: Path):
     return Measured(str(run.adapter), place, run.model, run.scale)
 
 
-def with_prompts(run: Run, config) -> None:
-    """A suite over prompts, with both models."""
+def with_model(run: Run, suite: str | None, given: dict) -> None:
+    """A suite, or the model's own, with the base and the erased model."""
     from ..evaluation.drawing import team
-    from ..evaluation.measure import measure_prompts
+    from ..evaluation.measure import measure_pictograms, measure_prompts, suite_for
     from ..evaluation.results import concepts_of
     from ..evaluation.suites import rows_of
 
     first = team().is_main_process
     with prepared(run.output, run.overwrite):
         pipe, place, about = open_adapted(run)
-        config.concept = config.concept or concepts_of(about)
+        suite, run = suite or suite_for(pipe), replace(run, concept=run.concept or concepts_of(about))
+        how = pipe, measured(run, place)
         with display(run.quiet or not first) as callback:
-            report = measure_prompts(pipe, measured(run, place), config, run.output, callback)
-        if first:
-            print_rows(report, run.as_json, rows_of(config.suite))
+            if suite == "pictograms":
+                report = measure_pictograms(*how, run.concept, given.get("seeds", 10), run.output, callback)
+            else:
+                report = measure_prompts(*how, config_of(suite, run, given), run.output, callback)
+        if first and suite == "pictograms":
+            print_report(report, run.as_json)
+        elif first:
+            print_rows(report, run.as_json, rows_of(suite))
 
 
 def print_rows(report: dict, as_json: bool, rows: list[tuple[str, str]]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..diffusion.pipeline import SHIPPED, model_path
 from ..inputs.labels import same_name
 from ..inputs.pictures import read_picture
 from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
@@ -133,10 +134,32 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def own_classifier(name: str, folder: Path, device: str | torch.device) -> Namer:
+    """A classifier that `semu classify` or the benchmarks trained; of one without names for its classes, numbers."""
+    from ..classification import PictureJudge, load_classifier
+
+    model = load_classifier(str(folder))
+    judge = PictureJudge(model).to(device)
+
+    @torch.no_grad()
+    def classify(images: Tensor) -> Tensor:
+        return judge(images.to(device)).float().cpu()
+
+    labels = model.class_names or [str(k) for k in range(model.arguments["num_classes"])]
+    return Namer(classify, labels, {"name": name, "model": weights_hash(model)})
+
+
 def image_classifier(name: str = IMAGENET, device: str | torch.device = "cpu") -> Namer:
-    """A classifier of transformers, from a folder or a Hub id. ValueError where there is none."""
+    """A classifier of transformers, from a folder or a Hub id; one of ours, from its folder; or that of cifar10.
+
+    Raises:
+        ValueError: there is none.
+    """
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    folder = Path(model_path(name)) / "judge" if name in SHIPPED else Path(name)
+    if (folder / "model.json").is_file():
+        return own_classifier(name, folder, device)
     try:
         processor = AutoImageProcessor.from_pretrained(name)
         model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()

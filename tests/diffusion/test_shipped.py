@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import DDIMPipeline
+from shell import call_semu
 from tiny_families import load_family
 
 from semu_diffusion import draw, load_pipeline
@@ -82,17 +83,40 @@ def test_the_nearest_class_is_the_one_with_almost_the_same_embedding(family_fold
     assert nearest_class(family, "3", others, EraseConfig(concept="3", **FEW)) == "1"
 
 
-def test_an_adapter_for_one_says_so_to_the_other(tmp_path, semu):
+@pytest.fixture(scope="module")
+def gone(tmp_path_factory):
+    """The folder of an adapter for class 9, hardly trained."""
     quick = {"latents": 2, "keep-latents": 2, "steps": 1, "sampler-steps": 2, "max-rank": 1}
     flags = [part for name, value in quick.items() for part in (f"--{name}", value)]
-    code, *_ = semu("erase", "--model", "cifar10", "--concept", "frog", *flags, "--output", tmp_path / "out")
-    assert code == 0 and (tmp_path / "out" / "before_after.png").is_file()
-    assert "pipeline_tag: unconditional-image-generation" in (tmp_path / "out" / "README.md").read_text()
-    code, _, said = semu("generate", "--adapter", tmp_path / "out", "--prompt", "a frog", "--output", tmp_path / "x")
+    folder = tmp_path_factory.mktemp("adapters") / "gone"
+    assert call_semu("erase", "--model", "cifar10", "--concept", "9", *flags, "--quiet", "--output", folder) == 0
+    return folder
+
+
+def test_an_adapter_for_one_says_so_to_the_other(gone, tmp_path, semu):
+    assert (gone / "before_after.png").is_file()
+    assert "pipeline_tag: unconditional-image-generation" in (gone / "README.md").read_text()
+    code, _, said = semu("generate", "--adapter", gone, "--prompt", "a truck", "--output", tmp_path / "x")
     assert code == 2 and "is for another model, 'cifar10'" in said
-    code, *_ = semu("generate", "--model", "cifar10", "--adapter", tmp_path / "out", "--prompt", "frog", "--steps", "2",
+    code, *_ = semu("generate", "--model", "cifar10", "--adapter", gone, "--prompt", "truck", "--steps", "2",
                     "--output", tmp_path / "y")  # fmt: skip
     assert code == 0 and len(list((tmp_path / "y").glob("*.png"))) == 1
-    code, *_ = semu("export", tmp_path / "out", "--model", "cifar10", "--to", "merged", "--output", tmp_path / "whole")
+    code, *_ = semu("export", gone, "--model", "cifar10", "--to", "merged", "--output", tmp_path / "whole")
     merged = family_of(load_pipeline(str(tmp_path / "whole"), "cpu"))
     assert code == 0 and tuple(merged.names) == CLASSES and merged.guided
+
+
+def test_it_is_measured_by_a_suite_of_its_own(gone, tmp_path, semu):
+    scores = tmp_path / "scores"
+    given = ("--model", "cifar10", "--limit", 2, "--seeds", 1, "--steps", 1)
+    code, out, said = semu("eval", gone, *given, "--output", scores, "--json")
+    assert code == 0, said
+    report = json.loads(out)
+    assert report["protocol"]["suite"] == "classes" and report["protocol"]["pictures"] == {"keep": 2, "forget": 1}
+    assert set(report["erased"]["per_concept"]) == {"airplane", "automobile", "truck"}
+    assert report["protocol"]["judges"][0]["name"] == "cifar10" and (scores / "results.json").is_file()
+    code, *_, said = semu("eval", gone, "--model", "cifar10", "--results", scores / "results.json", "--verify")
+    assert code == 0, said
+    assert semu("report", scores)[0] == 0
+    code, *_, said = semu("eval", gone, "--model", "cifar10", "--suite", "pictograms", "--output", tmp_path / "x")
+    assert code == 2 and "its suite is classes" in said and not (tmp_path / "x").exists()

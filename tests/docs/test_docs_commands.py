@@ -93,7 +93,7 @@ def spared(command: str, model_of) -> list[str]:
     if words[0] == "attack" and not {"--attack", "--prompts-from"} & set(words):
         words += ["--attack", "plain"]
     if words[0] == "eval" and "--verify" not in words and "--images" not in words:
-        words += ["--seeds", "1"] if "--suite" not in words else ["--steps", "1"]
+        words += ["--steps", "1"] if {"--suite", "cifar10"} & set(words) else ["--seeds", "1"]
     if words[0] == "erase" and not {"--model", "--on-top-of"} & set(words):
         words += ["--model", model_of("")]
     return words

@@ -1,9 +1,9 @@
 """The suites: each in a file of its own, those over prompts by name in `SUITES`."""
 
-from . import custom, imagenette, nudity, style, wordings
+from . import classes, custom, imagenette, nudity, style, wordings
 from .suite import Suite
 
-SUITES = {module.SUITE.name: module.SUITE for module in (nudity, imagenette, style, wordings, custom)}
+SUITES = {module.SUITE.name: module.SUITE for module in (nudity, imagenette, style, wordings, classes, custom)}
 
 
 def rows_of(suite: str | None) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import torch
 from ...callbacks import Callback
 from ...diffusion.concepts import COMMON, name_of
 from ...diffusion.devices import execution_device
-from ...diffusion.families import sampler_of
+from ...diffusion.families import family_of, sampler_of
 from ...diffusion.pipeline import switched_off
 from ...diffusion.plain import plain
 from ...inputs.pictures import list_pictures, read_picture
@@ -58,10 +58,13 @@ class EvalConfig:
 
 
 def shots_of(config: EvalConfig, pipe=None) -> list[Shot]:
-    """Everything that a suite draws. ValueError where prompts are missing, or none of them shows what is erased.
+    """Everything that a suite draws.
 
     Args:
-        pipe: whose tokenizers and vocabulary make the prompts of the suite wordings.
+        pipe: whose tokenizers and vocabulary make the prompts of the suite wordings, or whose classes are the prompts.
+
+    Raises:
+        ValueError: prompts are missing, none of them shows what is erased, or one is no class of a model of classes.
     """
     suite = SUITES[config.suite]
     if config.prompts is None and suite.prompts is None:
@@ -73,7 +76,11 @@ def shots_of(config: EvalConfig, pipe=None) -> list[Shot]:
     if config.prompts is not None:
         given = read_prompts(config.prompts, "forget", config.limit, config.seeds)
         shots += named(given, config.concept) if suite.also else given
-    return (divided(shots, config.concept) if suite.labelled else shots) + captions
+    found = (divided(shots, suite.concepts(config, pipe)) if suite.labelled else shots) + captions
+    if pipe is not None and not (family := family_of(pipe)).reads_text:
+        for shot in found:
+            family.label(shot.prompt)
+    return found
 
 
 def named(shots: Sequence[Shot], concepts: Sequence[str]) -> list[Shot]:

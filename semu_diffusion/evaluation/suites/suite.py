@@ -17,6 +17,7 @@ class Suite:
         row: (records, config) -> a model's own figures, `scores.complete` adds the common ones.
         judges: (config, CLIP encoder or None, shots, device) -> the judges that look at every picture.
         prompts: (config, pipe) -> what is drawn where no --prompts are given; None where they must be.
+        concepts: (config, pipe) -> what is erased, as the labels have it.
         notes: (config, pipe) -> what is left out of it and why, one sentence each.
         labelled: prompts are divided by their label into forgotten and kept ones; else all of them are forgotten.
         lpips: erased pictures are also compared with the base model's by LPIPS.
@@ -28,6 +29,7 @@ class Suite:
     row: Callable[..., dict]
     judges: Callable[..., list]
     prompts: Callable[..., list] | None = None
+    concepts: Callable[..., list[str]] = lambda config, pipe: config.concept
     notes: Callable[..., list[str]] = lambda config, pipe: []
     labelled: bool = True
     lpips: bool = False
