@@ -145,8 +145,9 @@ def attacked(way: str, concept: str, name: str, rate: float, pictures: int, args
 
     a, attack = attacker_of(way, concept, pictures, args), ATTACKS[name]
     if attack.kind == "inversion":
-        found = invert(a.target, concept, a.shown, a.config.inversion_steps, rate)
-        look = a.judged(states(a.target, a.prompts, concept, found.embedding).detach())
+        name = WORD if way == NEW else concept
+        found = invert(a.target, name, a.shown, a.config.inversion_steps, rate)
+        look = a.judged(states(a.target, a.prompts, name, found.embedding).detach())
         return {"curve": [{"step": a.config.inversion_steps, **look}], "steps": None}
     looks = tuple(step for step in LOOKS if step <= args.most)
     if attack.benign:

@@ -5,6 +5,7 @@ import argparse
 import pytest
 import torch
 
+from eval.pictograms import lasting as bench
 from eval.pictograms.lasting import (
     ATTACKS,
     REPORTED,
@@ -62,6 +63,22 @@ def test_a_new_word_is_taught_by_the_same_pictures():
     attacker = argparse.Namespace(concept="knife", prompts=list(prompts), shown=Pictures(torch.zeros(2, 1), prompts))
     assert called(attacker, "wug").prompts == ["a wug in neon style", "a wug in sepia style"]
     assert attacker.shown.prompts == attacker.prompts and prompts[0] == "a knife in neon style"
+
+
+@pytest.mark.parametrize("way, name", [("new word", "wug"), ("plain", "knife")])
+def test_inversion_replaces_the_word_that_is_in_the_prompts(way, name, monkeypatch):
+    asked = []
+    attacker = argparse.Namespace(target=None, shown=None, prompts=[f"a {name}"], judged=lambda states: {"success": 0.5},
+                                  config=argparse.Namespace(inversion_steps=3))  # fmt: skip
+    monkeypatch.setattr(bench, "attacker_of", lambda *job: attacker)
+    found = argparse.Namespace(embedding=None)
+    monkeypatch.setattr(
+        "semu_diffusion.attacks.inversion.invert", lambda t, concept, *_: asked.append(concept) or found
+    )
+    states = lambda t, prompts, concept, e: asked.append(concept) or torch.zeros(1)  # noqa: E731
+    monkeypatch.setattr("semu_diffusion.attacks.inversion.states", states)
+    row = bench.attacked(way, "knife", "inversion", 5e-3, 16, argparse.Namespace())
+    assert asked == [name, name] and row == {"curve": [{"step": 3, "success": 0.5}], "steps": None}
 
 
 def test_methods_come_from_the_benchmark(tmp_path, capsys):
