@@ -68,8 +68,8 @@ def test_a_new_word_is_taught_by_the_same_pictures():
 @pytest.mark.parametrize("way, name", [("new word", "wug"), ("plain", "knife")])
 def test_inversion_replaces_the_word_that_is_in_the_prompts(way, name, monkeypatch):
     asked = []
-    attacker = argparse.Namespace(target=None, shown=None, prompts=[f"a {name}"], judged=lambda states: {"success": 0.5},
-                                  config=argparse.Namespace(inversion_steps=3))  # fmt: skip
+    judged, config = lambda states: {"success": 0.5}, argparse.Namespace(inversion_steps=3)
+    attacker = argparse.Namespace(target=None, shown=None, prompts=[f"a {name}"], judged=judged, config=config)
     monkeypatch.setattr(bench, "attacker_of", lambda *job: attacker)
     found = argparse.Namespace(embedding=None)
     monkeypatch.setattr(
