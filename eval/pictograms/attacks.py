@@ -27,7 +27,7 @@ from ..peers.diffusion import METHODS, Budget, edit
 from ..records import command, machine, make_parser, read_json, resumed, write_json
 from .benchmark import base_pipeline, run_all
 from .each import CONCEPTS
-from .jobs import Job, attackable, fingerprint, key_of, model_file
+from .jobs import Job, attackable, fingerprint, key_of, model_file, save_denoiser
 
 TARGETS = ("knife", "dog", "neon style")
 BASE = "base"  # no edit at all
@@ -39,7 +39,7 @@ CONFIG = AttackConfig(seeds=8, contexts=4, iterations=20, candidates=8, relearn_
 
 
 def edited_pipeline(job: Job, budget: Budget, models: Path | None = None):
-    """The embedded model as a job edits it: from `models` where it is there, else edited again."""
+    """The embedded model as a job edits it: from `models` where it is there, else edited again, and left there."""
     from semu_diffusion.diffusion import load_pipeline
 
     pipe = load_pipeline("pictograms")
@@ -47,6 +47,8 @@ def edited_pipeline(job: Job, budget: Budget, models: Path | None = None):
         pipe.unet.load_state_dict(load_file(file))
     elif job.method != BASE:
         edit(job.method, pipe, job.concept, budget, job.seed, **job.hyper)
+        if models:
+            save_denoiser(pipe, file)
     return pipe
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from eval.markdown import seconds
 from eval.peers.diffusion import METHODS, Budget
@@ -396,3 +397,16 @@ def test_no_attacks_before_the_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["attacks", "--benchmark", str(tmp_path / "absent.json")])
     with pytest.raises(SystemExit, match="python -m eval.pictograms.benchmark"):
         pictograms_attacks.main()
+
+
+def test_an_edit_that_an_attack_made_is_left_for_the_next(tmp_path, assets, monkeypatch):
+    """UCE's edit is made once; both pipelines draw the same."""
+    job, budget = Job("attack plain", "uce", "dog", 0, {"prompts": "shared", "keep": 1.0}), Budget(200)
+    first = pictograms_attacks.edited_pipeline(job, budget, tmp_path)
+    assert [f.suffix for f in tmp_path.iterdir()] == [".safetensors"]
+    monkeypatch.setattr(pictograms_attacks, "edit", lambda *_: pytest.fail("edited again"))
+    again = pictograms_attacks.edited_pipeline(job, budget, tmp_path).unet.state_dict()
+    base = load_pipeline("pictograms").unet.state_dict()
+    weights = first.unet.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in again.items())
+    assert any(not torch.equal(base[k], v) for k, v in again.items())
