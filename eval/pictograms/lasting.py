@@ -286,6 +286,7 @@ def main() -> None:
         rows.append({**job, **found, "seconds": round(time.perf_counter() - started, 1)})
         write(args.output, head, rows)
         print(line(rows[-1]), flush=True)
+    write(args.output, head, rows)  # with this command, also where earlier ones left nothing to run
 
 
 if __name__ == "__main__":
