@@ -191,7 +191,7 @@ def medians(rows: list[dict]) -> list[dict]:
 
 def gains(found: list[dict], most: int) -> list[dict]:
     """Per attack, with the usual pictures and at the rate that is worst for lasting: its steps in those of the plain
-    way and in those of the best other method.
+    way, of each other method, and of the best of these.
 
     A way that lasts beyond the last look counts with `most` steps; `least` says that a ratio is at least that.
     """
@@ -206,7 +206,8 @@ def gains(found: list[dict], most: int) -> list[dict]:
         if PLAIN in others:
             best = min(others, key=others.get)
             gained.append({"attack": attack, "rate": worst["rate"], "plain": others[PLAIN], "best": best,
-                           "ratio": others[best], "least": worst["steps"][LASTING] is None})  # fmt: skip
+                           "ratio": others[best], "others": others,
+                           "least": worst["steps"][LASTING] is None})  # fmt: skip
     return gained
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from ..markdown import made_with, shown, table
@@ -28,11 +29,22 @@ def named(way: str) -> str:
 def gained(own: dict) -> str:
     """A sentence on what lasting rounds gain against an attack."""
     least = "at least " if own["least"] else ""
-    more = f", {own['ratio']:.1f} times those of {named(own['best'])}" if own["best"] != PLAIN else ""
     return (
         f"Against `{own['attack']}`, at the rate that is worst for it ({own['rate']:g}), lasting takes {least}"
-        f"{own['plain']:.1f} times the steps of plain{more}."
+        f"{own['plain']:.1f} times the steps of plain."
     )
+
+
+def times_table(gains: list[dict]) -> str:
+    """How many times the steps of each other way lasting takes, at the rates of `gained`."""
+    least = lambda way: min(own["others"].get(way, math.inf) for own in gains)  # noqa: E731
+    ways = sorted({way for own in gains for way in own["others"]}, key=least)
+
+    def cell(own: dict, way: str) -> str:
+        return ("≥ " if own["least"] else "") + f"{own['others'][way]:.1f}" if way in own["others"] else "–"
+
+    head = ["lasting, in times the steps of", *(f"{own['attack']} {own['rate']:g}" for own in gains)]
+    return table(head, [[named(way), *(cell(own, way) for own in gains)] for way in ways])
 
 
 def sooner(rows: list[dict]) -> list[str]:
@@ -95,7 +107,9 @@ def lasting(found: dict) -> str:
     parts += [WORD] if any(NEW in own["steps"] for own in medians) else []
     usual = [own for own in medians if own["pictures"] == PICTURES]
     parts += [f"Concepts: {', '.join(concepts)}.\n", steps_table(usual, most, "steps", "{attack} {rate:g}"), ""]
-    parts += [*(gained(own) for own in found["summary"]["gains"]), *sooner(rows), ""]
+    gains = found["summary"]["gains"]
+    parts += [*(gained(own) for own in gains), *sooner(rows), ""]
+    parts += [times_table(gains), ""] if any(len(own["others"]) > 1 for own in gains) else []
     if several := budgets(medians):
         parts += ["With fewer and with more pictures of the concept:", ""]
         parts += [steps_table(several, most, "steps, by pictures", "{attack} {rate:g}: {pictures}"), ""]

@@ -18,7 +18,7 @@ from eval.pictograms.lasting import (
     wanted,
     write,
 )
-from eval.pictograms.lasting_tables import lasting
+from eval.pictograms.lasting_tables import lasting, times_table
 from eval.records import read_json
 from semu_diffusion.attacks.target import Pictures
 
@@ -54,8 +54,13 @@ def test_gains_are_at_the_rate_that_is_worst_for_lasting():
             attack("plain", 5, name="lora-4"), attack("lasting", None, name="lora-4"),
             attack("plain", 2, pictures=4), attack("lasting", 3, pictures=4)]  # fmt: skip
     full, lora = gains(medians(rows), most=100)
-    assert full == {"attack": "full", "rate": 1e-4, "plain": 2.5, "best": "salun", "ratio": 1.25, "least": False}
-    assert lora == {"attack": "lora-4", "rate": 1e-4, "plain": 20.0, "best": "plain", "ratio": 20.0, "least": True}
+    assert full == {"attack": "full", "rate": 1e-4, "plain": 2.5, "best": "salun", "ratio": 1.25, "least": False,
+                    "others": {"plain": 2.5, "salun": 1.25}}  # fmt: skip
+    assert lora == {"attack": "lora-4", "rate": 1e-4, "plain": 20.0, "best": "plain", "ratio": 20.0, "least": True,
+                    "others": {"plain": 20.0}}  # fmt: skip
+    cells = ["| SalUn | 1.2 |", "| plain | 2.5 |"]
+    assert times_table([full]).splitlines()[2:] == cells
+    assert times_table([full, lora]).splitlines()[2:] == ["| SalUn | 1.2 | – |", "| plain | 2.5 | ≥ 20.0 |"]
 
 
 def test_a_new_word_is_taught_by_the_same_pictures():
