@@ -145,9 +145,19 @@ def test_what_is_said_of_ours_and_others_is_so():
 
 
 def test_nothing_is_said_of_relearning_that_was_not_measured():
-    (own,) = (m["steps"] for m in LASTING["summary"]["medians"] if (m["attack"], m["rate"]) == ("lora-4", 1e-3))
+    which = ("lora-4", 1e-3, 16)
+    (own,) = (m["steps"] for m in LASTING["summary"]["medians"] if (m["attack"], m["rate"], m["pictures"]) == which)
     plain, lasting = (f"{own[way]:.0f}" for way in ("plain", "lasting"))
     option = f"{lasting} after `--lasting {LASTING['set']['lasting']}` (medians of four concepts"
+    gains, rest = LASTING["summary"]["gains"], [m for m in verdict.peers(SUMMARY) if m in GOOD]
+    ratios = {m: [own["others"][m] for own in gains] for m in rest}
+    close = [m for m in rest if 1 <= min(ratios[m]) < 3]
+    ends = " to ".join(f"{end(r for m in close for r in ratios[m]):.1f}" for end in (min, max))
+    ahead = [m for m in rest if min(ratios[m]) < 1]
+    lost = [own["attack"] for own in gains if any(own["others"][m] < 1 for m in ahead)]
+    said = f"lasts {ends} times as long as {titles(close)} at the rates that are worst for it, at least three times"
+    assert f"{said} as long as the others in the table but {titles(ahead)}" in words_of(PAGE)
+    assert sorted(lost) == ["lora-16", "lora-4"]
     assert f"{plain} steps of a LoRA on 16 pictures bring half of the pictures back, {option}" in words_of(README)
     assert f"Half of the pictures are back after {plain} steps of a LoRA, {option}" in words_of(PAGE)
 
@@ -190,6 +200,16 @@ def test_what_is_said_of_the_model_of_photographs_was_checked():
     least = f"least of all {worst} ({found['classes'][worst]:.1f} %) and {next_} ({found['classes'][next_]:.1f} %)"
     assert f"asked class in {found['accuracy']:.1f} % of {found['pictures']:,} drawn ones; {least}" in words
     assert f"features is {found['fid']:.2f}, that of as many test pictures {found['fid_test']:.2f}" in words
+
+
+def test_rows_that_were_run_once_more_are_counted():
+    found = read_json(ROOT / "eval" / "results" / "again.json")
+    files = [row["file"] for row in found["rows"]]
+    assert {files.count(name) for name in set(files)} == {2} and len(set(files)) == 5
+    other = [row["differences"] for row in found["rows"] if row["differences"]]
+    assert found["same"] == len(files) - len(other) and all(key.endswith("loss") for own in other for key in own)
+    assert all(abs(old - new) < 1e-4 * old for own in other for old, new in own.values())
+    assert f"commit: {found['same']} of {len(files)} came out the same to the last digit" in words_of(PAGE)
 
 
 def test_what_was_left_out_was_measured():

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..records import command, machine, make_parser, read_json, write_json
 
 RESULTS = Path("eval/results")
-TIMED = ("seconds", "row_seconds", "peak_memory_mb")
+TIMED = ("seconds", "row_seconds", "peak_memory_mb", "model_memory_mb")
 OBJECTS = 2  # of a row of many.json: each is an erasure
 
 

@@ -38,7 +38,7 @@ def gained(own: dict) -> str:
 def times_table(gains: list[dict]) -> str:
     """How many times the steps of each other way lasting takes, at the rates of `gained`."""
     least = lambda way: min(own["others"].get(way, math.inf) for own in gains)  # noqa: E731
-    ways = sorted({way for own in gains for way in own["others"]}, key=least)
+    ways = sorted(dict.fromkeys(way for own in gains for way in own["others"]), key=least)
 
     def cell(own: dict, way: str) -> str:
         return ("≥ " if own["least"] else "") + f"{own['others'][way]:.1f}" if way in own["others"] else "–"
@@ -67,9 +67,11 @@ def steps_table(medians: list[dict], most: int, corner: str, column: str) -> str
 
 
 def budgets(medians: list[dict]) -> list[dict]:
-    """Those attacks that were run with several numbers of pictures."""
+    """Those attacks that were run with several numbers of pictures, with the ways that all of these have."""
     which = lambda own: (own["attack"], own["rate"])  # noqa: E731
-    return [own for own in medians if sum(which(own) == which(other) for other in medians) > 1]
+    several = [own for own in medians if sum(which(own) == which(other) for other in medians) > 1]
+    return [{**own, "steps": {way: value for way, value in own["steps"].items()
+                              if all(way in other["steps"] for other in several)}} for own in several]  # fmt: skip
 
 
 def untrained_table(rows: list[dict]) -> str:
@@ -107,7 +109,7 @@ def lasting(found: dict) -> str:
     parts += [WORD] if any(NEW in own["steps"] for own in medians) else []
     usual = [own for own in medians if own["pictures"] == PICTURES]
     parts += [f"Concepts: {', '.join(concepts)}.\n", steps_table(usual, most, "steps", "{attack} {rate:g}"), ""]
-    gains = found["summary"]["gains"]
+    gains = sorted(found["summary"]["gains"], key=lambda own: list(ATTACKS).index(own["attack"]))
     parts += [*(gained(own) for own in gains), *sooner(rows), ""]
     parts += [times_table(gains), ""] if any(len(own["others"]) > 1 for own in gains) else []
     if several := budgets(medians):

@@ -10,7 +10,11 @@ from eval.records import read_json, write_json
 
 
 def test_times_and_what_the_file_lacks_are_no_differences():
-    old = {"scores": {"UA": 1.5, "IRA": 97.0}, "cost": {"seconds": 3.0, "peak_memory_mb": 9}, "names": ["a", "b"]}
+    old = {
+        "scores": {"UA": 1.5, "IRA": 97.0},
+        "cost": {"seconds": 3.0, "peak_memory_mb": 9, "model_memory_mb": 1},
+        "names": ["a", "b"],
+    }
     new = {"scores": {"UA": 1.5, "IRA": 97.0, "natural": 3}, "cost": {"seconds": 4.0, "peak_memory_mb": 8},
            "names": ("a", "b")}  # fmt: skip
     assert differences(old, new) == {}

@@ -138,7 +138,7 @@ def test_the_section_says_what_the_file_says(tmp_path):
                   "| lasting | 12 | > 192 |", "Concepts: dog, knife.", "| concepts | 1 | 1 |",
                   "at least 19.2 times the steps of plain.",
                   "Sooner than after a plain run: dog against `lora-4` at 0.0001, 16 pictures (12 steps instead of 30)",
-                  "| steps, by pictures | full 0.0001: 4 | full 0.0001: 16 |", "| new word | 5 | – |",
+                  "| steps, by pictures | full 0.0001: 4 | full 0.0001: 16 |", "| lasting | 9 | > 192 |\n| concepts |",
                   "87.5 | 12.5", "| % | benign-lora 0.0001 |", "| plain | 25.0 |", "`python -m x`"):  # fmt: skip
         assert words in page, words
 
