@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .markdown import filled, made_with, seconds, shown, table
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
-from .pictograms.lasting_tables import lasting
+from .pictograms.lasting_tables import lasting, variants
 from .pictograms.many import WAYS, curves
 from .pictograms.wordings import CONCEPTS as WORDED
 from .records import read_json, resolved, write_text
@@ -210,6 +210,8 @@ def main() -> None:
         "pictograms": all_concepts, "ablation": ablation, "captured": captured, "seconds": stages, "lasting": lasting,
     }  # fmt: skip
     found = [write(results) for name, write in parts.items() if (results := read_json(RESULTS / f"{name}.json"))]
+    if all(others := [read_json(RESULTS / f"lasting_{name}.json") for name in ("guitar", "rank", "rounds")]):
+        found.append(variants(others))
     title = "# Erasing pictograms: measured\n\nWritten by `python -m eval.tables` from the files in `eval/results/`.\n"
     write_text(args.output, "\n".join([title, *found]))
     for page, (name, write) in BLOCKS.items():

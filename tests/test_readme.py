@@ -212,6 +212,28 @@ def test_rows_that_were_run_once_more_are_counted():
     assert f"commit: {found['same']} of {len(files)} came out the same to the last digit" in words_of(PAGE)
 
 
+def test_more_lasting_is_what_the_files_say():
+    """More rounds and more rank, in docs/method.md."""
+    files = {
+        n: read_json(ROOT / "eval" / "results" / f"lasting_{n}.json")["rows"] for n in ("guitar", "rank", "rounds")
+    }
+    way = {n: [row for row in rows if row["way"] == "lasting"] for n, rows in files.items()}
+    scored = {n: next(row for row in rows if "erased" in row) for n, rows in way.items()}
+    steps = {n: next(row["steps"] for row in rows if row.get("attack") == "full") for n, rows in way.items()}
+    lost = {n: scored["guitar"]["erased"]["IRA"] - row["erased"]["IRA"] for n, row in scored.items()}
+    words, share = (
+        words_of(PAGES["docs/method.md"]),
+        {n: row["training"]["trained_percent"] for n, row in scored.items()},
+    )
+    more = f"eight last longer, {steps['rounds']:.0f} steps of all weights instead of {steps['guitar']:.0f}"
+    assert f"{more}, and cost {lost['rounds']:.1f} points of IRA" in words
+    assert (
+        f"{share['rank']:.2f} % trained) last no longer, {steps['rank']:.0f} steps, and cost {lost['rank']:.1f}."
+        in words
+    )
+    assert 4.9 < share["rank"] / share["guitar"] < 5.2
+
+
 def test_what_was_left_out_was_measured():
     """The refresh of the bases, in docs/method.md."""
     results = ROOT / "eval" / "results"

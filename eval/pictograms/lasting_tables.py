@@ -121,3 +121,29 @@ def lasting(found: dict) -> str:
                   untrained_table(rows), ""]  # fmt: skip
     parts += ["What it costs, and what is gone where the adapter is used at half and at a quarter of its strength:", ""]
     return "\n".join([*parts, costs_table(rows), "", made_with(found)])
+
+
+def flags(options: dict) -> str:
+    """Options as the shell has them."""
+    return " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in options.items())
+
+
+def variants(files: list[dict]) -> str:
+    """Lasting rounds with other options, each from a file of its own: what they score, take and withstand."""
+    first, rows = [r for r in files[0]["rows"] if "attack" in r and r["way"] == LASTING], []
+    attacks = [(r["attack"], r["rate"], r["pictures"]) for r in first]
+    for found in files:
+        scored = next(r for r in found["rows"] if "erased" in r and r["way"] == LASTING)
+        steps = {(r["attack"], r["rate"], r["pictures"]): r["steps"]
+                 for r in found["rows"] if "attack" in r and r["way"] == LASTING}  # fmt: skip
+        shown_steps = [f"> {found['most']}" if steps[a] is None else f"{steps[a]:.0f}" for a in attacks]
+        cost = [f"{scored['training']['trained_percent']:.2f}", f"{scored['training']['seconds']:.0f}"]
+        rows.append([f"`{flags(found['set'])}`", *(shown(scored["erased"][k], k) for k in SCORES), *cost, *shown_steps])
+    concept, pictures = first[0]["concept"], first[0]["pictures"]
+    head = ["options", *SCORES, "trained %", "s", *(f"{name} {rate:g}" for name, rate, _ in attacks)]
+    text = f"""### With more rank, and with more rounds
+
+On {concept}, a concept for choosing: steps until half of the pictures show it again, on {pictures} pictures.
+"""
+    commands = [f"`{command}`" for found in files for command in (*found.get("earlier", []), found["command"])]
+    return "\n".join([text, table(head, rows), "", f"{', '.join(commands)}.\n"])

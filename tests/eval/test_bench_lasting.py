@@ -18,7 +18,7 @@ from eval.pictograms.lasting import (
     wanted,
     write,
 )
-from eval.pictograms.lasting_tables import lasting, times_table
+from eval.pictograms.lasting_tables import lasting, times_table, variants
 from eval.records import read_json
 from semu_diffusion.attacks.target import Pictures
 
@@ -141,6 +141,26 @@ def test_the_section_says_what_the_file_says(tmp_path):
                   "| steps, by pictures | full 0.0001: 4 | full 0.0001: 16 |", "| lasting | 9 | > 192 |\n| concepts |",
                   "87.5 | 12.5", "| % | benign-lora 0.0001 |", "| plain | 25.0 |", "`python -m x`"):  # fmt: skip
         assert words in page, words
+
+
+def test_other_options_stand_side_by_side():
+    scores = dict.fromkeys(("UA", "IRA", "CRA", "neighbours", "context", "natural"), 98.0)
+    row = {"way": "lasting", "concept": "guitar", "erased": scores, "training": {"seconds": 60, "trained_percent": 0.8}}
+    files = [
+        {"set": options, "most": 192, "command": f"python -m {name}", "rows": [row, attack("lasting", steps)]}
+        for name, options, steps in (("x", {"lasting": 4}, 9.0), ("y", {"lasting": 4, "max_rank": 96}, None))
+    ]
+    lines = variants(files).splitlines()
+    assert (
+        lines[-6:-2]
+        == [
+            "| options | UA | IRA | CRA | neighbours | context | natural | trained % | s | full 0.0001 |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+            "| `--lasting 4` | 98.0 | 98.0 | 98.0 | 98.0 | 98.0 | 98.0 | 0.80 | 60 | 9 |",
+            "| `--lasting 4 --max-rank 96` | 98.0 | 98.0 | 98.0 | 98.0 | 98.0 | 98.0 | 0.80 | 60 | > 192 |",
+        ]
+        and lines[-1] == "`python -m x`, `python -m y`."
+    )
 
 
 @pytest.mark.parametrize("name", ATTACKS)
