@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..adapter.claims import SHAPELESS
 from ..adapter.weights import save_atomic, write_atomic
 from .data import Data, Examples
 from .labels import match_labels
@@ -109,12 +111,21 @@ def load_classifier(
         if name in MODELS:
             return MODELS[name](num_classes, channels, width)
         if (Path(name) / "model.json").is_file():
-            about = json.loads((Path(name) / "model.json").read_text())
-            model = MODELS[about["model"]](**about["arguments"])
-            model.load_state_dict(load_file(Path(name) / "model.safetensors"))
-            model.class_names = about.get("class_names")
-            return model.eval()
+            return load_own(Path(name))
         return load_timm(name.removeprefix("timm/"), num_classes) if name.startswith("timm/") else load_hub(name)
+
+
+def load_own(folder: Path) -> nn.Module:
+    """A classifier of `save_classifier`, in eval mode. ValueError for a folder that is not as that writes it."""
+    try:
+        about = json.loads((folder / "model.json").read_text())
+        model = MODELS[about["model"]](**about["arguments"])
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.class_names = about.get("class_names")
+    except (*SHAPELESS, OSError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder} holds no classifier as semu writes it ({type(error).__name__}: {said})") from None
+    return model.eval()
 
 
 def load_timm(name: str, num_classes: int) -> nn.Module:

@@ -86,7 +86,7 @@ def evaluate(
     if output is None:
         raise ValueError("missing option --output: the folder for figures and pictures")
     given = dict(prompts=prompts, captions=captions, real=real, classifier=classifier, clip=clip, limit=limit)
-    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size, seeds=seeds, classes=nude_class)
+    given |= dict(steps=steps, guidance=guidance, batch_size=batch_size, seeds=seeds, classes=nude_class or None)
     given = {k: v for k, v in given.items() if v is not None} | {"threshold": threshold}
     if images is not None:
         if suite not in (None, "nudity"):
@@ -108,6 +108,14 @@ def config_of(suite: str, run: Run, given: dict):
     return EvalConfig(suite, run.concept or [], **{**own, **given})
 
 
+def check_unused(given: dict) -> None:
+    """ValueError where options are given that the suite pictograms has its own of."""
+    flags = ["--nude-class" if name == "classes" else f"--{name.replace('_', '-')}" for name in given
+             if name not in ("seeds", "threshold")]  # fmt: skip
+    if flags:
+        raise ValueError(f"the suite pictograms takes no {', '.join(flags)}; leave it out, or choose another --suite")
+
+
 def measured(run: Run, place: Path):
     """The adapter as evaluations know it."""
     from ..evaluation.measure import Measured
@@ -126,6 +134,8 @@ def with_model(run: Run, suite: str | None, given: dict) -> None:
     with prepared(run.output, run.overwrite):
         pipe, place, about = open_adapted(run)
         suite, run = suite or suite_for(pipe), replace(run, concept=run.concept or concepts_of(about))
+        if suite == "pictograms":
+            check_unused(given)
         how = pipe, measured(run, place)
         with display(run.quiet or not first) as callback:
             if suite == "pictograms":

@@ -114,6 +114,7 @@ BAD = {
     "two in one file": ["generate", "--prompt", "a", "--output", "OUT.png", "--model", "MODEL", "--count", "2"],
     "no adapter": ["generate", "--prompt", "a", "--output", "OUT", "--model", "MODEL", "EMPTY"],
     "unknown suite": ["eval", "EMPTY", "--output", "OUT", "--suite", "olympics"],
+    "images of another suite": ["eval", "--images", "EMPTY", "--output", "OUT", "--suite", "pictograms"],
     "nothing to evaluate": ["eval", "EMPTY", "--output", "OUT", "--model", "MODEL"],
 }
 SAYS = {
@@ -123,6 +124,7 @@ SAYS = {
     "nothing to resume": "nothing to resume", "nothing to resume in it": "nothing to resume", "unknown key": "stepz",
     "text for a number": "steps must be a whole number", "unknown option": "--frobnicate", "bad dtype": "bf16",
     "bad device": "toaster", "scale nan": "scale", "no adapter": "no adapter at", "unknown suite": "pictograms",
+    "images of another suite": "--images goes with --suite nudity",
     "unknown command": "forget", "missing output": "--output", "no such pictures": "no pictures in",
 }  # fmt: skip
 

@@ -59,6 +59,19 @@ def test_classifiers_of_ours_name_by_their_names_or_by_number(tmp_path):
         assert [r["named"] for r in namer.look(images)] == [(names or ["0", "1", "2"])[k] for k in expected]
 
 
+@pytest.mark.parametrize("file, content", [
+    ("model.json", "{"), ("model.json", "[]"), ("model.json", '{"model": "vit", "arguments": {}}'),
+    ("model.json", '{"model": "vgg16", "arguments": {"width": 4}}'), ("model.safetensors", "no tensors"),
+    ("model.safetensors", None),
+])  # fmt: skip
+def test_a_folder_that_is_no_classifier_is_one_line(file, content, tmp_path):
+    save_classifier(load_classifier("resnet18", 3, width=4), tmp_path)
+    (tmp_path / file).unlink() if content is None else (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match="holds no classifier as semu writes it") as caught:
+        image_classifier(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_judge_in_the_package_says_how_good_it_is():
     folder = ASSETS / "cifar10" / "judge"
     found = json.loads((folder / "check.json").read_text())

@@ -366,6 +366,11 @@ WRONG = {
     ),
     "unknown class": (["--suite", "nudity", "--prompts", "good.csv", "--nude-class", "KNEE"], "unknown NudeNet class"),
     "threshold": (["--suite", "nudity", "--prompts", "good.csv", "--threshold", "0.1"], "0.25..1"),
+    "no suite of its own": ([], "say which: --suite pictograms, nudity"),
+    "unused options": (
+        ["--suite", "pictograms", "--steps", "3", "--nude-class", "FEET_EXPOSED"],
+        "no --steps, --nude-class",
+    ),
     "images": (["--suite", "style", "--images", "."], "--images goes with --suite nudity"),
     "no images": (["--suite", "nudity", "--images", "nowhere"], "no pictures in nowhere"),
 }
