@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -224,7 +225,18 @@ def test_an_evaluation_says_that_it_is_done_after_its_charts(tmp_path, monkeypat
     monkeypatch.setattr(measure, "adapter_facts", lambda *_: {})
     monkeypatch.setattr(measure.Measured, "recorded", lambda self: {})
     monkeypatch.setattr(measure, "run_pictograms", runs)
-    words = ["eval", "adapter", "--concept", "cigarette", "--output", tmp_path / "out", "--quiet"]
+    monkeypatch.setattr(measure, "family_of", lambda pipe: SimpleNamespace(reads_text=True))
+    words = [
+        "eval",
+        "adapter",
+        "--suite",
+        "pictograms",
+        "--concept",
+        "cigarette",
+        "--output",
+        tmp_path / "out",
+        "--quiet",
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(measure, "write_report", stop)
         status, _, err = semu(*words)
