@@ -24,13 +24,6 @@ TIMED = ("seconds", "row_seconds", "peak_memory_mb", "model_memory_mb")
 OBJECTS = 2  # of a row of many.json: each is an erasure
 
 
-def job_of(row: dict):
-    """The job that a row of the comparison, or of the attacks on it, came from."""
-    from .jobs import Job
-
-    return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper")))
-
-
 def each(row: dict, found: dict, work: Path) -> dict:
     """A row of pictograms.json."""
     from .each import erase_and_score
@@ -42,6 +35,7 @@ def benchmark(row: dict, found: dict, work: Path) -> dict:
     """A row of benchmark.json."""
     from ..peers.diffusion import Budget
     from .benchmark import work as run
+    from .jobs import job_of
 
     protocol = found["protocol"]
     return run(job_of(row), Budget(**protocol["budget"]), protocol["pictures"], found["machine"]["threads"], None)
@@ -52,6 +46,7 @@ def attacks(row: dict, found: dict, work: Path) -> dict:
     from ..peers.diffusion import Budget
     from .attacks import CONFIG
     from .attacks import work as run
+    from .jobs import job_of
 
     return run(job_of(row), Budget(**found["protocol"]["budget"]), CONFIG, found["machine"]["threads"], None)
 

@@ -50,9 +50,14 @@ class Job:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+def job_of(row: dict) -> Job:
+    """The job that a row came from."""
+    return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper")))
+
+
 def key_of(row: dict) -> str:
-    """The key of the job that a row came from."""
-    return Job(*(row[name] for name in ("phase", "method", "concept", "seed", "hyper"))).key
+    """The key of that job."""
+    return job_of(row).key
 
 
 def settings(method: str, prompts: str | None = None) -> list[dict]:

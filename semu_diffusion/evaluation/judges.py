@@ -155,11 +155,11 @@ def image_classifier(name: str = IMAGENET, device: str | torch.device = "cpu") -
     Raises:
         ValueError: there is none.
     """
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
     folder = Path(model_path(name)) / "judge" if name in SHIPPED else Path(name)
     if (folder / "model.json").is_file():
         return own_classifier(name, folder, device)
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
     try:
         processor = AutoImageProcessor.from_pretrained(name)
         model = AutoModelForImageClassification.from_pretrained(name).to(device).eval()

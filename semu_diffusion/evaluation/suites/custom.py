@@ -10,6 +10,11 @@ from ..prompts import Shot
 from ..scores import named_row
 from .suite import Suite
 
+OF_CLASSES = [  # what suites whose labels are classes say of the figures
+    ("UA", "% of forgotten pictures in which the class is no longer recognised"),
+    ("IRA", "% of the other classes recognised"),
+]
+
 
 def judges(config, encoder: ClipEncoder | None, shots: Sequence[Shot], device, default: str | None = None) -> list:
     """The one that names. ValueError where there is none, or it does not know a label."""

@@ -11,10 +11,7 @@ from .suite import Suite
 
 SUITE = Suite(
     name="imagenette",
-    figures=[
-        ("UA", "% of forgotten pictures in which the class is no longer recognised"),
-        ("IRA", "% of the other classes recognised"),
-    ],
+    figures=custom.OF_CLASSES,
     row=custom.row,
     judges=partial(custom.judges, default=IMAGENET),
     prompts=lambda config, pipe: imagenette(config.seeds),
