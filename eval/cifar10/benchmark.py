@@ -1,13 +1,13 @@
 """Classes erased from a class-conditional DDPM on CIFAR-10: a search on one class, then others, by ours and by peers.
 
-    python scripts/build_cifar10_ddpm.py --data FOLDER          # the model, into build/cifar10/model
-    python -m eval.cifar10.benchmark --classifier FOLDER --data FOLDER
+    python -m eval.cifar10.benchmark --bf16 --workers 2         # the embedded model and the judge beside it
     python -m eval.cifar10.benchmark --method ours --concept airplane --seeds 1 ...   # a part of it; nothing runs twice
+    python -m eval.cifar10.benchmark --classifier FOLDER --output other.json          # another judge
     python -m eval.cifar10.page                                 # docs/cifar10.md from the results
 
-The classifier judges everything: a folder of `save_classifier` for the same classes, which should be right on 90 % of
-real test pictures. Of each method all settings are tried on the validation class; the best harmonic mean of UA and IRA
-is taken for all others. The first of --concept have all methods and seeds, every other class has ours with one.
+The classifier judges everything. Of each method all settings are tried on the validation class; the best harmonic mean
+of UA and IRA is taken for all others. The first of --concept have all methods and seeds, every other class has ours
+with one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MethodType
 
 from ..peers.diffusion import Budget, edit
 from ..pictograms.benchmark import run_all
@@ -28,7 +29,7 @@ from .methods import ENTRIES, settings
 
 VALIDATION = "frog"
 CONCEPTS = ("airplane", "cat")
-BUDGET = Budget(evaluations=12_000, sampler_steps=20, guidance=2.5)
+BUDGET = Budget(guidance=2.5)
 
 
 def search_jobs(methods: list[str], validation: str) -> list[Job]:
@@ -99,18 +100,35 @@ def fingerprint_of(source: str) -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.cache
-def judging(model: str, classifier: str, source: str, pictures: int, steps: int, device: str | None, real: Path):
-    """The judge, the base model's pictures and the features of real ones, of this process."""
+def opened(args: argparse.Namespace):
+    """The model, its denoiser under bf16 autocast where asked for; as Accelerate does it, its outputs are float32."""
+    import torch
+    from accelerate.utils import convert_outputs_to_fp32
+
+    from semu_diffusion.diffusion import load_pipeline
+
+    pipe = load_pipeline(args.model, args.device)
+    if args.bf16:
+        cast = torch.autocast(pipe.device.type, torch.bfloat16)(type(pipe.unet).forward)
+        pipe.unet.forward = MethodType(convert_outputs_to_fp32(cast), pipe.unet)
+    return pipe
+
+
+CACHE: dict = {}  # of this process: the judge, the base model's pictures, the features of real ones and their classes
+
+
+def judging(args: argparse.Namespace) -> tuple:
+    """What is in the cache, made with the first row."""
     from safetensors.torch import load_file
 
     from semu_diffusion.classification import PictureJudge, load_classifier
-    from semu_diffusion.diffusion import load_pipeline
 
-    pipe, data = load_pipeline(model, device), loaded(source)
-    judge = PictureJudge(load_classifier(classifier)).to(pipe.device)
-    seen = drawn(pipe, judge, data.classes, pictures, steps)
-    return judge, seen, load_file(real)["features"], data.train.y
+    if not CACHE:
+        pipe, data = opened(args), loaded(args.data)
+        judge = PictureJudge(load_classifier(args.classifier)).to(pipe.device)
+        base = drawn(pipe, judge, data.classes, args.pictures, args.sampler_steps)
+        CACHE["all"] = judge, base, load_file(args.real)["features"], data.train.y
+    return CACHE["all"]
 
 
 def real_features(args: argparse.Namespace) -> Path:
@@ -143,21 +161,16 @@ def work(job: Job, args: argparse.Namespace) -> dict:
     """A job in a worker process; a setting that diverges is a row with an `error` and no scores."""
     import torch
 
-    from semu_diffusion.diffusion import load_pipeline
-
     from .judge import scores, sheet
 
     torch.set_num_threads(args.threads)
     entry, names = ENTRIES[job.method], loaded(args.data).classes
     more = {"retain_images": retained(args, job.concept)} if entry.retains else {}
-    pipe = load_pipeline(args.model, args.device)
     try:
-        edited, cost = edit(entry.method, pipe, job.concept, args.budget, job.seed, **job.hyper, **more)
+        edited, cost = edit(entry.method, opened(args), job.concept, args.budget, job.seed, **job.hyper, **more)
     except FloatingPointError as error:
         return {**asdict(job), "error": str(error)}
-    judge, base, real, real_labels = judging(
-        args.model, args.classifier, args.data, args.pictures, args.sampler_steps, args.device, args.real
-    )
+    judge, base, real, real_labels = judging(args)
     seen, k = drawn(edited.pipe, judge, names, args.pictures, args.sampler_steps), names.index(job.concept)
     if (job.phase, job.method, job.seed) == ("report", "ours", 0) and job.concept in args.concept:
         sheet(base, seen, names, args.sheets / f"cifar10-{job.concept}.png")
@@ -198,16 +211,17 @@ def line(row: dict) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--model", default="build/cifar10/model", help="folder of scripts/build_cifar10_ddpm.py")
-    add("--classifier", required=True, help="folder of a classifier of the same classes")
+    add("--model", default="cifar10", help="or a folder of scripts/build_cifar10_ddpm.py")
+    add("--classifier", help="folder of a classifier of the same classes; default: the judge beside the model")
     add("--data", default="../shared/data/cifar10", help="folder of parquet files or pictures, or a Hub id")
     add("--concept", action="append", metavar="C", help=f"classes for all methods; default: {', '.join(CONCEPTS)}")
     add("--validation", default=VALIDATION, help="class of the search")
     add("--method", action="append", choices=ENTRIES, help="only this one (repeatable)")
     add("--seeds", type=int, default=3, help="edits per method and class, seeds 0, 1, ...")
     add("--pictures", type=int, default=100, help="pictures per class and model")
-    add("--sampler-steps", type=int, default=20, help="of DDIM, for what is judged")
+    add("--sampler-steps", type=int, default=BUDGET.sampler_steps, help="of DDIM, for what is judged")
     add("--evaluations", type=int, default=BUDGET.evaluations, help="budget of each edit")
+    add("--bf16", action="store_true", help="the denoiser under bf16 autocast; weights and losses stay in float32")
     add("--workers", type=int, default=1, help="edits at a time")
     add("--threads", type=int, default=1, help="torch threads of each worker")
     add("--device", help="cpu, cuda, ...")
@@ -219,7 +233,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def checked(args: argparse.Namespace) -> None:
     """SystemExit for a folder that is not there, a class that there is none of, or one both searched and reported."""
-    absent = next((folder for folder in (args.model, args.classifier) if not Path(folder).is_dir()), None)
+    absent = next((folder for folder in (args.folder, args.classifier) if not Path(folder).is_dir()), None)
     if absent:
         raise SystemExit(f"error: {absent} is not there; scripts/build_cifar10_ddpm.py builds the model")
     try:
@@ -234,17 +248,20 @@ def checked(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from semu_diffusion.diffusion.pipeline import model_path
     from semu_diffusion.versions import versions
 
     args = parse_args(argv)
+    args.folder = model_path(args.model)
+    args.classifier = args.classifier or str(Path(args.folder) / "judge")
     args.concept = args.concept or list(CONCEPTS)
     args.budget = replace(BUDGET, evaluations=args.evaluations)
     checked(args)
     methods = args.method or list(ENTRIES)
     protocol = {
-        "model": fingerprint(Path(args.model)), "classifier": fingerprint(Path(args.classifier)),
+        "model": fingerprint(Path(args.folder) / "unet"), "classifier": fingerprint(Path(args.classifier)),
         "data": fingerprint_of(args.data), "budget": asdict(args.budget), "pictures": args.pictures,
-        "sampler_steps": args.sampler_steps, "validation": args.validation,
+        "sampler_steps": args.sampler_steps, "validation": args.validation, "bf16": args.bf16,
     }  # fmt: skip
     place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
     head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}

@@ -124,6 +124,7 @@ def test_from_the_search_to_the_page(folders, tmp_path, monkeypatch):
     small = benchmark.Budget(evaluations=120, latents=2, keep_latents=3, sampler_steps=2, guidance=2.0, batch_size=2)
     more = {"gradient_records": 4, "moment_records": 4, "max_rank": 2}
     monkeypatch.setattr(benchmark, "BUDGET", small)
+    monkeypatch.setattr(benchmark, "CACHE", {})
     monkeypatch.setattr(benchmark, "settings", lambda m: [more if m == "ours" else {"prompts": "shared", "lr": 1e-4}])
     methods = [part for m in ("ours", "ours-retain", "salun") for part in ("--method", m)]
     benchmark.main([*arguments(folders, tmp_path), *methods])
