@@ -6,8 +6,8 @@
     python -m eval.cifar10.page                                 # docs/cifar10.md from the results
 
 The classifier judges everything. Of each method all settings are tried on the validation class; the best harmonic mean
-of UA and IRA is taken for all others. The first of --concept have all methods and seeds, every other class has ours
-with one.
+of UA, IRA and natural is taken for all others, as who forgets by ruining pictures shall not win by it. The first of
+--concept have all methods and seeds, every other class has ours with one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .methods import ENTRIES, settings
 
 VALIDATION = "frog"
 CONCEPTS = ("airplane", "cat")
+CHOOSING = ("UA", "IRA", "natural")
 BUDGET = Budget(guidance=2.5)
 
 
@@ -39,7 +40,7 @@ def search_jobs(methods: list[str], validation: str) -> list[Job]:
 
 
 def choose(rows: list[dict], method: str) -> dict:
-    """The setting with the best harmonic mean of UA and IRA in the search, with the method's own choices.
+    """The setting with the best harmonic mean of `CHOOSING` in the search, with the method's own choices.
 
     Raises:
         ValueError: none was tried, or all diverged.
@@ -49,7 +50,7 @@ def choose(rows: list[dict], method: str) -> dict:
     whole = [row for row in tried if "scores" in row]
     if not whole:
         raise ValueError(f"{method}: no setting of {len(tried)} that were tried has scores")
-    best = max(whole, key=lambda row: statistics.harmonic_mean([row["scores"]["UA"], row["scores"]["IRA"]]))
+    best = max(whole, key=lambda row: statistics.harmonic_mean([row["scores"][k] for k in CHOOSING]))
     return {**best["hyper"], **entry.choices}
 
 
@@ -145,6 +146,18 @@ def real_features(args: argparse.Namespace) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_atomic({"features": see(judge, data.train.x / 255, data.train.y).features}, file)
     return file
+
+
+def judged(args: argparse.Namespace) -> dict:
+    """What the judge is, and the share of real test pictures that it names right, in percent."""
+    from semu_diffusion.classification import PictureJudge, load_classifier
+
+    from .judge import see, share
+
+    about, test = json.loads((Path(args.classifier) / "model.json").read_text()), loaded(args.data).test
+    seen = see(PictureJudge(load_classifier(args.classifier)).to(args.device or "cpu"), test.x / 255, test.y)
+    right = share(seen.logits.argmax(1) == test.y)
+    return {"model": about["model"], "width": about["arguments"]["width"], "pictures": len(test.y), "right": right}
 
 
 def drawn(pipe, judge, names: list[str], pictures: int, steps: int):
@@ -264,7 +277,9 @@ def main(argv: list[str] | None = None) -> None:
         "sampler_steps": args.sampler_steps, "validation": args.validation, "bf16": args.bf16,
     }  # fmt: skip
     place = machine(workers=args.workers, threads=args.threads, device=args.device or "cpu")
-    head = {"command": command(), "protocol": protocol, "versions": versions(), "machine": place}
+    head = {
+        "command": command(), "protocol": protocol, "judge": judged(args), "versions": versions(), "machine": place,
+    }  # fmt: skip
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     args.real = real_features(args)  # before there are several processes
     run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)

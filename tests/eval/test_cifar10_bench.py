@@ -1,5 +1,7 @@
 """The benchmark of the class-conditional model: its scores by hand, its search, and a whole run on a tiny model."""
 
+import argparse
+import copy
 import json
 import sys
 from pathlib import Path
@@ -76,6 +78,9 @@ def test_every_method_is_searched_alike_and_variants_take_over_what_ours_found()
     rows = [row("ours", 50 + k, 90, h) for k, h in enumerate(searched["ours"])]
     rows[-1] = {k: v for k, v in rows[-1].items() if k != "scores"} | {"error": "the loss is nan"}
     assert choose(rows, "ours") == searched["ours"][4]
+    rows[3]["scores"]["natural"] = 97.0
+    assert choose(rows, "ours") == searched["ours"][3]  # less forgotten, but proper pictures
+    rows[3]["scores"]["natural"] = 90.0
     assert choose(rows, "ours-next") == {**searched["ours"][4], "anchor": "next"}
     with pytest.raises(ValueError, match="salun: no setting of 0"):
         choose(rows, "salun")
@@ -183,3 +188,20 @@ def test_no_page_without_rows(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         page.main(["--results", str(tmp_path), "--docs", str(tmp_path)])
     assert stopped.value.code == 2 and "eval.cifar10.benchmark" in capsys.readouterr().err
+
+
+def test_bf16_is_autocast_of_the_denoiser_alone(folders):
+    """Its outputs are float32 near the others', its weights stay, and a copy runs on its own weights."""
+    args = benchmark.parse_args(["--model", str(folders / "model"), "--device", "cpu", "--bf16"])
+    plain, cast = (benchmark.opened(argparse.Namespace(**{**vars(args), "bf16": bf16})).unet for bf16 in (False, True))
+    torch.manual_seed(0)
+    x, label = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    want, found = (unet(x, 500, class_labels=label).sample for unet in (plain, cast))
+    assert found.dtype == torch.float32 and {p.dtype for p in cast.parameters()} == {torch.float32}
+    error = (found - want).norm() / want.norm()
+    assert 0 < error < 0.05
+    other = copy.deepcopy(cast)
+    with torch.no_grad():
+        other.conv_out.weight.zero_()
+        other.conv_out.bias.zero_()
+    assert not other(x, 500, class_labels=label).sample.any() and cast(x, 500, class_labels=label).sample.any()
