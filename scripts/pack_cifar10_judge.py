@@ -21,14 +21,15 @@ from semu_diffusion.diffusion.pipeline import model_path
 TRAINED = "python -m eval.classification.benchmark --width 16 --epochs 20 --bf16 --channels-last --until models"
 
 
-def pack(source: Path, folder: Path, names: list[str]) -> None:
-    """The classifier of a folder, in fp16 and with names."""
+def pack(source: Path, folder: Path, names: list[str], size: int) -> None:
+    """The classifier of a folder, in fp16, with names and the side of the pictures that it is for."""
     about = json.loads((source / "model.json").read_text())
     half = {key: value.half() if value.is_floating_point() else value
             for key, value in load_classifier(str(source)).state_dict().items()}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     save_atomic(half, folder / "model.safetensors")
-    write_atomic(folder / "model.json", json.dumps({**about, "class_names": names}, indent=1) + "\n")
+    about |= {"class_names": names, "image_size": size}
+    write_atomic(folder / "model.json", json.dumps(about, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path(model_path("cifar10")) / "judge")
     args = parser.parse_args(arguments)
     data = load_data(args.data)
-    pack(args.classifier, args.output, data.classes)
+    pack(args.classifier, args.output, data.classes, data.test.x.shape[-1])
     right = round(accuracy(args.output, data.test.x, data.test.y), 2)
     facts = {"trained": TRAINED, "test_pictures": len(data.test.y), "test_accuracy": right}
     write_atomic(args.output / "check.json", json.dumps(facts, indent=1) + "\n")

@@ -121,7 +121,7 @@ def load_own(folder: Path) -> nn.Module:
         about = json.loads((folder / "model.json").read_text())
         model = MODELS[about["model"]](**about["arguments"])
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        model.class_names = about.get("class_names")
+        model.class_names, model.image_size = about.get("class_names"), about.get("image_size")
     except (*SHAPELESS, OSError, RuntimeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder} holds no classifier as semu writes it ({type(error).__name__}: {said})") from None
@@ -177,9 +177,19 @@ def save_classifier(model: nn.Module, folder: str | Path) -> Path:
     save_atomic(model.state_dict(), folder / "model.safetensors")
     kind = next((k for k, v in MODELS.items() if type(model) is v), None)
     if kind:
-        about = {"model": kind, "arguments": model.arguments, "class_names": getattr(model, "class_names", None)}
-        write_atomic(folder / "model.json", json.dumps(about))
+        known = {name: getattr(model, name, None) for name in ("class_names", "image_size")}
+        write_atomic(folder / "model.json", json.dumps({"model": kind, "arguments": model.arguments, **known}))
     return folder
+
+
+def match_pictures(name: str, data: Data, model: nn.Module, trained: bool) -> None:
+    """ValueError where a classifier of ours takes other pictures than the data are."""
+    channels, size = data.train.x.shape[1], data.train.x.shape[-1]
+    takes, own = getattr(model, "arguments", {}).get("channels", channels), getattr(model, "image_size", None) or size
+    if takes != channels:
+        raise ValueError(f"{name} takes pictures of {takes} channels, those of the data have {channels}")
+    if own != size and not trained:
+        raise ValueError(f"{name} was trained on pictures of {own} pixels, not {size}; --size {own} resizes the data")
 
 
 def open_classifier(name: str, data: Data, width: int, seed: int, device: str | None, trained: bool = False):
@@ -188,12 +198,17 @@ def open_classifier(name: str, data: Data, width: int, seed: int, device: str | 
     The labels of the data become those of the model's outputs, by name (`match_labels`).
 
     Args:
-        trained: Whether the model is trained on the data first, so that any order of its outputs will do.
+        trained: Whether the model is trained on the data first, so that any order of its outputs, and any size of
+            pictures, will do.
+
+    Raises:
+        ValueError: no such model or device, or data of other classes or pictures than it is for.
     """
     model = load_classifier(name, len(data.classes), data.train.x.shape[1], width, seed)
+    match_pictures(name, data, model, trained)
     match_labels(data, model, trained)
     if not hasattr(model, "config"):
-        model.class_names = data.classes
+        model.class_names, model.image_size = data.classes, data.train.x.shape[-1]
     normalise_like(name, model, (data.train, data.held_out, data.test))
     try:
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

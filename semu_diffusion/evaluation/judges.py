@@ -12,11 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..diffusion.pipeline import SHIPPED, model_path
 from ..inputs.labels import same_name
-from ..inputs.pictures import read_picture
+from ..inputs.pictures import as_tensor, fitted, read_picture
 from ..metrics.clip import ClipEncoder, _clip_score_update, zero_shot
 from ..metrics.fid import InceptionDistance
 from ..metrics.naturalness import roughness, sureness
@@ -134,16 +135,23 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def refitted(images: Tensor, size: int) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as (B, 3, size, size), as training data are brought to one size."""
+    pixels = (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
+    return torch.stack([as_tensor(fitted(Image.fromarray(rows), size, size)) for rows in pixels])
+
+
 def own_classifier(name: str, folder: Path, device: str | torch.device) -> Namer:
     """A classifier that `semu classify` or the benchmarks trained; of one without names for its classes, numbers."""
     from ..classification import PictureJudge, load_classifier
 
     model = load_classifier(str(folder))
-    judge = PictureJudge(model).to(device)
+    judge, size, channels = PictureJudge(model).to(device), model.image_size, model.arguments["channels"]
 
     @torch.no_grad()
     def classify(images: Tensor) -> Tensor:
-        return judge(images.to(device)).float().cpu()
+        shown = refitted(images, size) if size and images.shape[2:] != (size, size) else images
+        return judge((shown.mean(1, keepdim=True) if channels == 1 else shown).to(device)).float().cpu()
 
     labels = model.class_names or [str(k) for k in range(model.arguments["num_classes"])]
     return Namer(classify, labels, {"name": name, "model": weights_hash(model)})

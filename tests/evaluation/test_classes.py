@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from tiny_families import load_family
 
 from semu_diffusion import load_pipeline
@@ -72,6 +74,22 @@ def test_a_folder_that_is_no_classifier_is_one_line(file, content, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_brought_to_what_a_classifier_was_trained_on(channels, tmp_path):
+    model = load_classifier("resnet18", 4, channels, width=4)
+    model.image_size = 16
+    save_classifier(model, tmp_path)
+    large = torch.randint(0, 256, (2, 40, 48, 3), generator=torch.Generator().manual_seed(0)).byte()
+    cut = [ImageOps.fit(Image.fromarray(x.numpy()), (16, 16), Image.Resampling.LANCZOS) for x in large]
+    small, large = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) / 255 for part in (cut, large))
+    asked = small.mean(1, keepdim=True) if channels == 1 else small
+    with torch.no_grad():
+        want = model.eval()(2 * asked - 1)
+    judge = image_classifier(str(tmp_path)).classify
+    torch.testing.assert_close(judge(large), want)
+    torch.testing.assert_close(judge(small), want)
+
+
 def test_the_judge_in_the_package_says_how_good_it_is():
     folder = ASSETS / "cifar10" / "judge"
     found = json.loads((folder / "check.json").read_text())
@@ -80,3 +98,4 @@ def test_the_judge_in_the_package_says_how_good_it_is():
     page = " ".join((ASSETS.parents[1] / "docs" / "quickstart.md").read_text().split())
     assert f"right on {found['test_accuracy']:.2f} % of the test pictures" in page
     assert image_classifier("cifar10").labels[:2] == ["airplane", "automobile"]
+    assert load_classifier(str(folder)).image_size == 32

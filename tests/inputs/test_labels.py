@@ -147,6 +147,20 @@ def test_a_saved_classifier_keeps_its_names(tmp_path):
     assert other.classes == list(COLOURS) and (other.train.y == 2 - before).all()
 
 
+def test_a_classifier_is_for_pictures_of_its_own_size_and_channels(tmp_path):
+    data = load_data(store(tmp_path / "set", [k % 3 for k in range(30)], COLOURS))
+    size = data.train.x.shape[-1]
+    name = str(save_classifier(open_classifier("resnet18", data, 2, 0, "cpu", trained=True), tmp_path / "model"))
+    larger = load_data(str(tmp_path / "set"), 2 * size)
+    with pytest.raises(ValueError, match=f"trained on pictures of {size} pixels, not {2 * size}; --size {size} resiz"):
+        open_classifier(name, larger, 2, 0, "cpu")
+    assert open_classifier(name, larger, 2, 0, "cpu", trained=True).image_size == 2 * size
+    assert open_classifier(name, data, 2, 0, "cpu").image_size == size
+    save_classifier(load_classifier("resnet18", 3, 1, 2), tmp_path / "grey")
+    with pytest.raises(ValueError, match="grey takes pictures of 1 channels, those of the data have 3"):
+        open_classifier(str(tmp_path / "grey"), data, 2, 0, "cpu", trained=True)
+
+
 def build_vit(folder, order, data):
     """A tiny ViT of transformers, whose head is solved so that it names every picture, by `id2label` in this order."""
     from transformers import ViTConfig, ViTForImageClassification
