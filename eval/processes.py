@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, however that was stopped."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def as_done(work: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tuple[int, object]]:
@@ -19,7 +27,7 @@ def as_done(work: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[tup
         yield from ((k, work(*job)) for k, job in enumerate(jobs))
         return
     failed = []
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         futures = {pool.submit(work, *job): k for k, job in enumerate(jobs)}
         for future in as_completed(futures):
             if error := future.exception():
