@@ -3,7 +3,7 @@
     python -m eval.classification.benchmark --width 16 --epochs 20 --bf16 --channels-last --until models
     python scripts/pack_cifar10_judge.py --classifier CACHE/original-0 --data FOLDER
 
-Beside the weights it leaves the share of the test pictures that they name right as they are written.
+Beside the weights it leaves a card, with the share of the test pictures that they name right as they are written.
 """
 
 from __future__ import annotations
@@ -18,6 +18,21 @@ from semu_diffusion.adapter.weights import save_atomic, write_atomic
 from semu_diffusion.classification import PictureJudge, load_classifier, load_data
 from semu_diffusion.diffusion.pipeline import model_path
 
+CARD = """---
+pipeline_tag: image-classification
+tags: [cifar10, toy-scale, unlearning-benchmark]
+---
+
+# Classifier of what the model beside it draws
+
+A {net} of width {width}, in fp16, for pictures of {size} x {size} pixels; names {right:.2f} % of {tests:,} test pictures
+right. `semu eval --classifier` takes this folder, and takes it by itself where `cifar10` is measured. Trained on CIFAR-10
+(Krizhevsky 2009, "Learning multiple layers of features from tiny images") by
+
+    {trained}
+
+and packed by `scripts/pack_cifar10_judge.py`. Classes by number: {names}.
+"""
 TRAINED = "python -m eval.classification.benchmark --width 16 --epochs 20 --bf16 --channels-last --until models"
 
 
@@ -51,6 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     right = round(accuracy(args.output, data.test.x, data.test.y), 2)
     facts = {"trained": TRAINED, "test_pictures": len(data.test.y), "test_accuracy": right}
     write_atomic(args.output / "check.json", json.dumps(facts, indent=1) + "\n")
+    about = json.loads((args.output / "model.json").read_text())
+    classes = ", ".join(f"{k} {name}" for k, name in enumerate(data.classes))
+    card = CARD.format(net=about["model"], width=about["arguments"]["width"], size=about["image_size"], right=right,
+                       tests=len(data.test.y), trained=TRAINED, names=classes)  # fmt: skip
+    write_atomic(args.output / "README.md", card)
     print(f"{args.output}: names {right:.2f} % of {len(data.test.y):,} test pictures right")
 
 
