@@ -25,9 +25,9 @@ tags: [cifar10, toy-scale, unlearning-benchmark]
 
 # Classifier of what the model beside it draws
 
-A {net} of width {width}, in fp16, for pictures of {size} x {size} pixels; names {right:.2f} % of {tests:,} test pictures
-right. `semu eval --classifier` takes this folder, and takes it by itself where `cifar10` is measured. Trained on CIFAR-10
-(Krizhevsky 2009, "Learning multiple layers of features from tiny images") by
+A {net} of width {width}, in fp16, for pictures of {size} x {size} pixels; names {right:.2f} % of {tests:,} test
+pictures right. `semu eval --classifier` takes this folder, and takes it by itself where `cifar10` is measured. Trained
+on CIFAR-10 (Krizhevsky 2009, "Learning multiple layers of features from tiny images") by
 
     {trained}
 

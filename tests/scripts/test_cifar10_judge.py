@@ -1,4 +1,4 @@
-"""The judge of the embedded model of photographs: how a trained classifier is packed, and the card of the shipped one."""
+"""The judge of the embedded model of photographs: how a trained classifier is packed, the card of the shipped one."""
 
 import json
 import sys
