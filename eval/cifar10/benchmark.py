@@ -6,8 +6,9 @@
     python -m eval.cifar10.page                                 # docs/cifar10.md from the results
 
 The classifier judges everything. Of each method all settings are tried on the validation class; the best harmonic mean
-of UA, IRA and natural is taken for all others, as who forgets by ruining pictures shall not win by it. The first of
---concept have all methods and seeds, every other class has ours with one.
+of UA, IRA and natural is taken for all others, as who forgets by ruining pictures shall not win by it. Where that has
+the largest or smallest learning rate, one further out is tried, at most twice. The first of --concept have all methods
+and seeds, every other class has ours with one.
 """
 
 from __future__ import annotations
@@ -30,13 +31,34 @@ from .methods import ENTRIES, settings
 VALIDATION = "frog"
 CONCEPTS = ("airplane", "cat")
 CHOOSING = ("UA", "IRA", "natural")
+FURTHER = 2  # times that a search goes on beyond the learning rates of its grid
 BUDGET = Budget(guidance=2.5)
 
 
 def search_jobs(methods: list[str], validation: str) -> list[Job]:
     """Every setting of those methods that do not take over another's, on the validation class."""
-    searched = dict.fromkeys(ENTRIES[m].like or m for m in methods)
-    return [Job("search", m, validation, 0, hyper) for m in searched for hyper in settings(m)]
+    return [Job("search", m, validation, 0, hyper) for m in searched(methods) for hyper in settings(m)]
+
+
+def searched(methods: list[str]) -> list[str]:
+    """Those whose settings these take."""
+    return list(dict.fromkeys(ENTRIES[m].like or m for m in methods))
+
+
+def further_jobs(rows: list[dict], methods: list[str], validation: str) -> list[Job]:
+    """Of each method whose best setting has the smallest or largest learning rate, that setting with one further out.
+
+    The models of the methods' papers, for which the grids were made, are others.
+    """
+    jobs = []
+    for method in searched(methods):
+        best = choose(rows, method)
+        tried = sorted({row["hyper"]["lr"] for row in rows if (row["phase"], row["method"]) == ("search", method)})
+        for edge, inner in ((tried[0], tried[1]), (tried[-1], tried[-2])) if len(tried) > 1 else ():
+            if best["lr"] == edge:
+                further = {**best, "lr": float(f"{edge * edge / inner:.2g}")}
+                jobs.append(Job("search", method, validation, 0, further))
+    return jobs
 
 
 def choose(rows: list[dict], method: str) -> dict:
@@ -284,6 +306,8 @@ def main(argv: list[str] | None = None) -> None:
     args.real = real_features(args)  # before there are several processes
     run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)
     run_all(search_jobs(methods, args.validation), rows, run, save, args.workers, line)
+    for _ in range(FURTHER):
+        run_all(further_jobs(rows, methods, args.validation), rows, run, save, args.workers, line)
     chosen = {m: choose(rows, m) for m in methods}
     jobs = report_jobs(methods, args.concept, loaded(args.data).classes, args.seeds, chosen)
     run_all(jobs, rows, run, save, args.workers, line)

@@ -86,6 +86,22 @@ def test_every_method_is_searched_alike_and_variants_take_over_what_ours_found()
         choose(rows, "salun")
 
 
+def test_a_search_that_ends_at_an_edge_of_its_learning_rates_goes_on():
+    hypers = settings("ours")
+    rows = [row("ours", 50, 90, h) for h in hypers]
+    rates = sorted({h["lr"] for h in hypers})
+    best = next(r for r in rows if r["hyper"] == {"lr": rates[-1], "strength": 0.25})
+    best["scores"]["UA"] = 60
+    jobs = benchmark.further_jobs(rows, ["ours", "ours-next"], "frog")
+    want = {"lr": pytest.approx(rates[-1] ** 2 / rates[-2]), "strength": 0.25}
+    assert [(j.phase, j.method, j.concept, j.hyper) for j in jobs] == [("search", "ours", "frog", want)]
+    rows.append(row("ours", 55, 90, jobs[0].hyper))
+    assert benchmark.further_jobs(rows, ["ours"], "frog") == []  # the best has others on both sides
+    rows[0]["scores"]["UA"] = 70
+    (job,) = benchmark.further_jobs(rows, ["ours"], "frog")
+    assert job.hyper == {**rows[0]["hyper"], "lr": pytest.approx(rates[0] ** 2 / rates[1])}
+
+
 def test_the_other_classes_are_erased_by_ours_alone():
     chosen = {"ours": {"lr": 1}, "salun": {"lr": 2}}
     jobs = report_jobs(["ours", "salun"], ["cat"], ["cat", "dog", "frog"], 2, chosen)
@@ -127,7 +143,7 @@ def arguments(folder: Path, tmp_path: Path) -> list[str]:
 def test_from_the_search_to_the_page(folders, tmp_path, monkeypatch):
     """One setting searched, two methods; the second run finds all rows there."""
     small = benchmark.Budget(evaluations=120, latents=2, keep_latents=3, sampler_steps=2, guidance=2.0, batch_size=2)
-    more = {"gradient_records": 4, "moment_records": 4, "max_rank": 2}
+    more = {"gradient_records": 4, "moment_records": 4, "max_rank": 2, "lr": 0.1}
     monkeypatch.setattr(benchmark, "BUDGET", small)
     monkeypatch.setattr(benchmark, "CACHE", {})
     monkeypatch.setattr(benchmark, "settings", lambda m: [more if m == "ours" else {"prompts": "shared", "lr": 1e-4}])
