@@ -1,4 +1,4 @@
-"""Writes docs/cifar10.md from eval/results/cifar10.json.
+"""Writes docs/cifar10.md and the README's table of it from eval/results/cifar10.json.
 
 python -m eval.cifar10.page
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..markdown import made_with, seconds, shown, table
+from ..markdown import filled, made_with, seconds, shown, table
 from ..pictograms.page import interval
 from ..records import read_json, write_text
 from .benchmark import CHOOSING
@@ -46,14 +46,30 @@ def pairs_table(summary: dict) -> str:
     return table(["what is kept", *NAMES], rows)
 
 
-def methods_table(summary: dict) -> str:
-    """A row per method with scores, most forgotten and kept first, the base model on top."""
+def ranked(summary: dict) -> dict[str, dict]:
+    """The methods with scores, most forgotten and kept first."""
     whole = {name: own for name, own in summary.items() if "scores" in own}
-    total = {name: sum(own["scores"][k]["mean"] for k in ("UA", "IRA")) for name, own in whole.items()}
+    total = lambda name: sum(whole[name]["scores"][k]["mean"] for k in ("UA", "IRA"))  # noqa: E731
+    return {name: whole[name] for name in sorted(whole, key=total, reverse=True)}
+
+
+def brief_table(summary: dict) -> str:
+    """A row per method without intervals, the unedited model on top."""
+    whole = ranked(summary)
+    means = lambda scores: [shown(scores[k]["mean"], k) for k in NAMES]  # noqa: E731
+    rows = [["before", *means(next(iter(whole.values()))["base"]), ""]]
+    for name, own in whole.items():
+        rows.append([ENTRIES[name].title, *means(own["scores"]), f"{own['cost']['trained_percent']:.2f}"])
+    return table(["method", *NAMES, "trained, %"], rows)
+
+
+def methods_table(summary: dict) -> str:
+    """A row per method with intervals and costs, the unedited model on top."""
+    whole = ranked(summary)
     base = next(iter(whole.values()))["base"]
     rows = [["before", "–", *(shown(base[k]["mean"], k) for k in NAMES), "–", "–", "–"]]
-    for name in sorted(whole, key=total.get, reverse=True):
-        own, cost = whole[name], whole[name]["cost"]
+    for name, own in whole.items():
+        cost = own["cost"]
         title = ENTRIES[name].title + (f" ({own['diverged']} diverged)" if own["diverged"] else "")
         size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
         rows.append([title, str(own["rows"]), *(interval(own["scores"][k], k) for k in NAMES), *size])
@@ -90,12 +106,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("eval/results"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
     args = parser.parse_args(argv)
     file = args.results / "cifar10.json"
     found = read_json(file)
     if not any("scores" in own for own in found.get("summary", {}).values()):
         parser.error(f"{file} has no reported row; run python -m eval.cifar10.benchmark first")
     write_text(args.docs / "cifar10.md", page(found))
+    write_text(args.readme, filled(args.readme.read_text(), "cifar10", f"{brief_table(found['summary'])}\n"))
 
 
 if __name__ == "__main__":
