@@ -7,7 +7,7 @@ from pages import PAGES, ROOT
 from eval.classification.report import OURS, ranked
 from eval.pictograms import attack_tables, verdict
 from eval.pictograms.jobs import REPORTED, attackable
-from eval.pictograms.page import compared
+from eval.pictograms.page import compared, over_budget
 from eval.pictograms.verdict import OURS as OURS_ERASER
 from eval.records import read_json
 
@@ -110,6 +110,11 @@ def test_the_comparison_is_that_of_the_results_files():
     edits = sorted(own["rows"] for own in SUMMARY.values())
     assert edits == [8] * (len(edits) - 6) + [24] * 6 and {row["seed"] for row in reported} == {0, 1, 2}
     assert f"{BENCH['protocol']['budget']['evaluations']:,} samples" in words and BENCH["command"] in PAGE
+    over = over_budget(BENCH)
+    assert all(method.startswith("ours") for method in over)
+    assert f"(ours up to {over[OURS_ERASER]:,}, as choosing what to draw instead came on top)" in words
+    budget = BENCH["protocol"]["budget"]["evaluations"]
+    assert f"went over by up to {over[OURS_ERASER] - budget:,} of {budget:,} samples" in words_of(PAGE)
     assert not any(own["diverged"] for own in SUMMARY.values())
 
 

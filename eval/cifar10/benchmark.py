@@ -5,10 +5,11 @@
     python -m eval.cifar10.benchmark --classifier FOLDER --output other.json          # another judge
     python -m eval.cifar10.page                                 # docs/cifar10.md from the results
 
-The classifier judges everything. Of each method all settings are tried on the validation class; the best harmonic mean
-of UA, IRA and natural is taken for all others, as who forgets by ruining pictures shall not win by it. Where that has
-the largest or smallest learning rate, one further out is tried, at most twice. The first of --concept have all methods
-and seeds, every other class has ours with one.
+The classifier judges everything. Of each method all settings are tried on the first validation class; where the best
+has the largest or smallest learning rate, one further out is tried, at most twice. The better half is tried on the
+second one, too, and the best harmonic mean of UA, IRA and natural over both is taken for all others, as who forgets by
+ruining pictures shall not win by it. The first of --concept have all methods and seeds, every other class has ours with
+one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import functools
 import hashlib
 import json
+import math
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,16 +30,11 @@ from ..pictograms.jobs import COSTS, Job, fingerprint, key_of, spread
 from ..records import command, machine, make_parser, resumed, write_json
 from .methods import ENTRIES, settings
 
-VALIDATION = "frog"
+VALIDATION = ("frog", "bird")
 CONCEPTS = ("airplane", "cat")
 CHOOSING = ("UA", "IRA", "natural")
 FURTHER = 2  # times that a search goes on beyond the learning rates of its grid
 BUDGET = Budget(guidance=2.5)
-
-
-def search_jobs(methods: list[str], validation: str) -> list[Job]:
-    """Every setting of those methods that do not take over another's, on the validation class."""
-    return [Job("search", m, validation, 0, hyper) for m in searched(methods) for hyper in settings(m)]
 
 
 def searched(methods: list[str]) -> list[str]:
@@ -45,35 +42,54 @@ def searched(methods: list[str]) -> list[str]:
     return list(dict.fromkeys(ENTRIES[m].like or m for m in methods))
 
 
-def further_jobs(rows: list[dict], methods: list[str], validation: str) -> list[Job]:
+def search_jobs(methods: list[str], concept: str) -> list[Job]:
+    """Every setting of those methods that do not take over another's."""
+    return [Job("search", m, concept, 0, hyper) for m in searched(methods) for hyper in settings(m)]
+
+
+def tried(rows: list[dict], method: str, concept: str) -> list[tuple[dict, float]]:
+    """The settings of a method that were tried on a class, each with the harmonic mean of `CHOOSING`, 0 if it diverged;
+    the best first.
+    """
+    own = [row for row in rows if (row["phase"], row["method"], row["concept"]) == ("search", method, concept)]
+    reached = lambda row: statistics.harmonic_mean([row["scores"][k] for k in CHOOSING])  # noqa: E731
+    found = [(row["hyper"], reached(row) if "scores" in row else 0.0) for row in own]
+    return sorted(found, key=lambda pair: -pair[1])
+
+
+def further_jobs(rows: list[dict], methods: list[str], concept: str) -> list[Job]:
     """Of each method whose best setting has the smallest or largest learning rate, that setting with one further out.
 
     The models of the methods' papers, for which the grids were made, are others.
     """
     jobs = []
     for method in searched(methods):
-        best = choose(rows, method)
-        tried = sorted({row["hyper"]["lr"] for row in rows if (row["phase"], row["method"]) == ("search", method)})
-        for edge, inner in ((tried[0], tried[1]), (tried[-1], tried[-2])) if len(tried) > 1 else ():
+        best, rates = choose(rows, method, [concept]), sorted({h["lr"] for h, _ in tried(rows, method, concept)})
+        for edge, inner in ((rates[0], rates[1]), (rates[-1], rates[-2])) if len(rates) > 1 else ():
             if best["lr"] == edge:
-                further = {**best, "lr": float(f"{edge * edge / inner:.2g}")}
-                jobs.append(Job("search", method, validation, 0, further))
+                jobs.append(Job("search", method, concept, 0, {**best, "lr": float(f"{edge * edge / inner:.2g}")}))
     return jobs
 
 
-def choose(rows: list[dict], method: str) -> dict:
-    """The setting with the best harmonic mean of `CHOOSING` in the search, with the method's own choices.
+def final_jobs(rows: list[dict], methods: list[str], validation: list[str]) -> list[Job]:
+    """The better half of each method's settings on the first validation class, on the others."""
+    half = {m: (own := tried(rows, m, validation[0]))[: math.ceil(len(own) / 2)] for m in searched(methods)}
+    return [Job("search", m, c, 0, hyper) for m, own in half.items() for hyper, _ in own for c in validation[1:]]
+
+
+def choose(rows: list[dict], method: str, validation: list[str]) -> dict:
+    """The setting that is best on average over the validation classes, with the method's own choices.
 
     Raises:
-        ValueError: none was tried, or all diverged.
+        ValueError: none was tried on all of them, or all diverged.
     """
     entry = ENTRIES[method]
-    tried = [row for row in rows if row["phase"] == "search" and row["method"] == (entry.like or method)]
-    whole = [row for row in tried if "scores" in row]
+    found = [tried(rows, entry.like or method, concept) for concept in validation]
+    values = [(h, [v for own in found for other, v in own if other == h]) for h, _ in found[0]]
+    whole = [(hyper, statistics.fmean(v)) for hyper, v in values if len(v) == len(validation) and any(v)]
     if not whole:
-        raise ValueError(f"{method}: no setting of {len(tried)} that were tried has scores")
-    best = max(whole, key=lambda row: statistics.harmonic_mean([row["scores"][k] for k in CHOOSING]))
-    return {**best["hyper"], **entry.choices}
+        raise ValueError(f"{method}: no setting of {len(values)} that were tried has scores")
+    return {**max(whole, key=lambda pair: pair[1])[0], **entry.choices}
 
 
 def report_jobs(methods: list[str], concepts: list[str], classes: list[str], seeds: int, chosen: dict) -> list[Job]:
@@ -250,7 +266,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--classifier", help="folder of a classifier of the same classes; default: the judge beside the model")
     add("--data", default="../shared/data/cifar10", help="folder of parquet files or pictures, or a Hub id")
     add("--concept", action="append", metavar="C", help=f"classes for all methods; default: {', '.join(CONCEPTS)}")
-    add("--validation", default=VALIDATION, help="class of the search")
+    add("--validation", action="append", metavar="C", help=f"classes of the search; default: {', '.join(VALIDATION)}")
     add("--method", action="append", choices=ENTRIES, help="only this one (repeatable)")
     add("--seeds", type=int, default=3, help="edits per method and class, seeds 0, 1, ...")
     add("--pictures", type=int, default=100, help="pictures per class and model")
@@ -272,14 +288,14 @@ def checked(args: argparse.Namespace) -> None:
     if absent:
         raise SystemExit(f"error: {absent} is not there; scripts/build_cifar10_ddpm.py builds the model")
     try:
-        names, concepts = loaded(args.data).classes, [*args.concept, args.validation]
+        names, concepts = loaded(args.data).classes, [*args.concept, *args.validation]
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     unknown = [c for c in concepts if c not in names]
     if unknown:
         raise SystemExit(f"error: {args.data} has no class {unknown[0]!r}; known: {', '.join(names)}")
-    if args.validation in args.concept:
-        raise SystemExit(f"error: {args.validation} is the class of the search; give another --validation")
+    if both := sorted({*args.validation} & {*args.concept}):
+        raise SystemExit(f"error: {both[0]} is a class of the search; give another --validation")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -289,7 +305,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.folder = model_path(args.model)
     args.classifier = args.classifier or str(Path(args.folder) / "judge")
-    args.concept = args.concept or list(CONCEPTS)
+    args.concept, args.validation = args.concept or list(CONCEPTS), args.validation or list(VALIDATION)
     args.budget = replace(BUDGET, evaluations=args.evaluations)
     checked(args)
     methods = args.method or list(ENTRIES)
@@ -305,10 +321,11 @@ def main(argv: list[str] | None = None) -> None:
     rows = resumed(args.output, head, ("protocol",)).get("rows", [])
     args.real = real_features(args)  # before there are several processes
     run, save = functools.partial(work, args=args), functools.partial(write, args.output, head, rows, args.concept)
-    run_all(search_jobs(methods, args.validation), rows, run, save, args.workers, line)
+    run_all(search_jobs(methods, args.validation[0]), rows, run, save, args.workers, line)
     for _ in range(FURTHER):
-        run_all(further_jobs(rows, methods, args.validation), rows, run, save, args.workers, line)
-    chosen = {m: choose(rows, m) for m in methods}
+        run_all(further_jobs(rows, methods, args.validation[0]), rows, run, save, args.workers, line)
+    run_all(final_jobs(rows, methods, args.validation), rows, run, save, args.workers, line)
+    chosen = {m: choose(rows, m, args.validation) for m in methods}
     jobs = report_jobs(methods, args.concept, loaded(args.data).classes, args.seeds, chosen)
     run_all(jobs, rows, run, save, args.workers, line)
     save()  # with this command, also where earlier ones left nothing to run

@@ -91,7 +91,7 @@ def page(found: dict) -> str:
     protocol, judge, concepts = found["protocol"], found["judge"], found["concepts"]
     intro = INTRO.format(
         pictures=protocol["pictures"], steps=protocol["sampler_steps"], guidance=protocol["budget"]["guidance"],
-        evaluations=protocol["budget"]["evaluations"], validation=protocol["validation"],
+        evaluations=protocol["budget"]["evaluations"], validation=", ".join(protocol["validation"]),
         bf16=", under bf16 autocast" if protocol["bf16"] else "", choosing=", ".join(CHOOSING),
         net=NETS[judge["model"]], width=judge["width"], right=judge["right"], tests=judge["pictures"],
     )  # fmt: skip

@@ -77,13 +77,13 @@ def test_every_method_is_searched_alike_and_variants_take_over_what_ours_found()
     assert {job.method for job in jobs} == {"ours", "salun"} and len(jobs) == 12
     rows = [row("ours", 50 + k, 90, h) for k, h in enumerate(searched["ours"])]
     rows[-1] = {k: v for k, v in rows[-1].items() if k != "scores"} | {"error": "the loss is nan"}
-    assert choose(rows, "ours") == searched["ours"][4]
+    assert choose(rows, "ours", ["frog"]) == searched["ours"][4]
     rows[3]["scores"]["natural"] = 97.0
-    assert choose(rows, "ours") == searched["ours"][3]  # less forgotten, but proper pictures
+    assert choose(rows, "ours", ["frog"]) == searched["ours"][3]  # less forgotten, but proper pictures
     rows[3]["scores"]["natural"] = 90.0
-    assert choose(rows, "ours-next") == {**searched["ours"][4], "anchor": "next"}
+    assert choose(rows, "ours-next", ["frog"]) == {**searched["ours"][4], "anchor": "next"}
     with pytest.raises(ValueError, match="salun: no setting of 0"):
-        choose(rows, "salun")
+        choose(rows, "salun", ["frog"])
 
 
 def test_a_search_that_ends_at_an_edge_of_its_learning_rates_goes_on():
@@ -100,6 +100,17 @@ def test_a_search_that_ends_at_an_edge_of_its_learning_rates_goes_on():
     rows[0]["scores"]["UA"] = 70
     (job,) = benchmark.further_jobs(rows, ["ours"], "frog")
     assert job.hyper == {**rows[0]["hyper"], "lr": pytest.approx(rates[0] ** 2 / rates[1])}
+
+
+def test_the_better_half_is_tried_on_the_second_class_and_counts_as_much_there():
+    hypers = settings("ours")
+    rows = [row("ours", 60 + k, 90, h) for k, h in enumerate(hypers)]
+    jobs = benchmark.final_jobs(rows, ["ours", "ours-next"], ["frog", "bird"])
+    assert [(j.concept, j.hyper) for j in jobs] == [("bird", h) for h in hypers[:2:-1]]
+    rows += [row("ours", 60 - 9 * k, 90, j.hyper, concept="bird") for k, j in enumerate(jobs[::-1])]
+    assert choose(rows, "ours", ["frog", "bird"]) == hypers[3]  # the others lose more there than they gain on the first
+    with pytest.raises(ValueError, match="no setting of 6"):
+        choose(rows, "ours", ["frog", "cat"])
 
 
 def test_the_other_classes_are_erased_by_ours_alone():

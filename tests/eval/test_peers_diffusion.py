@@ -23,7 +23,7 @@ from semu_diffusion.diffusion.erasers.uce import embeddings, solve
 from semu_diffusion.diffusion.pipeline import denoiser
 
 SMALL = Budget(evaluations=110, latents=4, keep_latents=4, sampler_steps=3, batch_size=4)
-OURS = replace(SMALL, evaluations=180)  # its stop rule looks at held-out records
+OURS = replace(SMALL, evaluations=400)  # it chooses an anchor, and its stop rule looks at held-out records
 QUICK = {"gradient_records": 8, "moment_records": 8, "steps": 2}  # of our own methods
 
 
@@ -67,6 +67,13 @@ def test_each_method_edits_within_its_budget(name, pipe):
     assert not any(p.requires_grad for p in denoiser(pipe).parameters())
     small = ours or name in ("low-rank", "fade")
     assert bool(changed(pipe, before)) != small  # adapters leave the weights alone
+
+
+def test_ours_takes_what_the_budget_leaves_after_choosing_an_anchor(pipe):
+    """Where the stop rule ends nothing: no sample more, and most of what there is."""
+    budget, options = replace(SMALL, evaluations=1200, latents=64), {**QUICK, "steps": 500, "stop_at": 0.0}
+    _, facts = edit("ours-remain", pipe, "cigarette", budget, 0, **options)
+    assert 1100 < facts["evaluations"] <= budget.evaluations
 
 
 @pytest.mark.parametrize(("name", "inside"), [("esd-x", True), ("esd-u", False)])

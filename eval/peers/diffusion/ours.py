@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from semu_diffusion.callbacks import Callback
 from semu_diffusion.diffusion import EraseConfig, run_erasure
+from semu_diffusion.diffusion.pipeline import denoiser
 from semu_diffusion.diffusion.schedule import CHECK_EVERY
 from semu_diffusion.diffusion.trainer import HELD_OUT
 
-from .work import Budget, Edited
+from .work import Budget, Edited, Meter
+
+
+class Within(Callback):
+    """Gives a run as many steps as the budget still pays for once it has chosen what is drawn instead."""
+
+    def __init__(self, budget: Budget, meter: Meter):
+        self.budget, self.meter = budget, meter
+
+    def planned(self, plan, config: EraseConfig) -> None:
+        config.steps = min(config.steps, affordable(config, self.budget, self.meter.samples))
 
 
 def ours(
     pipe, concept: str, budget: Budget, seed: int, geometry: str = "remain", keep_weight: float = 1.0, **options
 ) -> Edited:
-    """`erase` with its own stop rule; `steps` are as many as the budget surely pays for, if that is fewer than its
-    default or what `options` say.
+    """`erase` with its own stop rule; `steps` are as many as the budget surely pays for, with what choosing the anchor
+    took, if that is fewer than its default or what `options` say.
 
     Args:
         **options: Fields of `EraseConfig`.
@@ -23,13 +35,17 @@ def ours(
         keep_latents=budget.keep_latents, sampler_steps=budget.sampler_steps, guidance=budget.guidance,
         batch_size=budget.batch_size, **options,
     )  # fmt: skip
-    config.steps = min(config.steps, affordable(config, budget))
-    facts = run_erasure(pipe, config).facts
+    meter = Meter(denoiser(pipe))
+    try:
+        facts = run_erasure(pipe, config, callback=Within(budget, meter)).facts
+    finally:
+        meter.close()
     return Edited(pipe, facts["trained"], facts["written"]["bytes"])
 
 
-def affordable(config: EraseConfig, budget: Budget) -> int:
-    """Training steps that the budget pays for after drawing (3 and 2 predictions a step), gradient and geometry.
+def affordable(config: EraseConfig, budget: Budget, spent: int) -> int:
+    """Training steps that the budget pays for after what is `spent` and after drawing (3 and 2 predictions a step),
+    gradient and geometry.
 
     Raises:
         ValueError: for none.
@@ -37,7 +53,8 @@ def affordable(config: EraseConfig, budget: Budget) -> int:
     drawn = config.sampler_steps * (3 * config.latents + 2 * config.keep_latents)
     basis = config.gradient_records + (config.moment_records if config.geometry == "remain" else 0)
     each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
-    steps = int((budget.evaluations - drawn - basis - HELD_OUT) / each)  # what is left is measured at the end, too
+    left = budget.evaluations - spent - drawn - basis - HELD_OUT  # what is left to go is measured at the end, too
+    steps = int(left / each)
     if steps < 1:
         raise ValueError(f"the budget of {budget.evaluations} evaluations leaves no training step; raise it")
     return steps
