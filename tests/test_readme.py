@@ -112,7 +112,10 @@ def test_the_comparison_is_that_of_the_results_files():
     assert f"{BENCH['protocol']['budget']['evaluations']:,} samples" in words and BENCH["command"] in PAGE
     over = over_budget(BENCH)
     assert all(method.startswith("ours") for method in over)
-    assert f"(ours up to {over[OURS_ERASER]:,}, as choosing what to draw instead came on top)" in words
+    assert (
+        f"(ours up to {over[OURS_ERASER]:,}, as choosing what to draw instead and truncating the file came on top)"
+        in words
+    )
     budget = BENCH["protocol"]["budget"]["evaluations"]
     assert f"went over by up to {over[OURS_ERASER] - budget:,} of {budget:,} samples" in words_of(PAGE)
     assert not any(own["diverged"] for own in SUMMARY.values())

@@ -57,7 +57,8 @@ as good in UA, kept and natural and better in one of them.
 
 OVER = """
 
-Not within the budget: {}, each at most. Choosing what is drawn instead came on top of it there."""
+Not within the budget: {}, each at most. Choosing what is drawn instead and truncating what is
+written came on top of it there."""
 
 PLOT = """
 ![forgetting and keeping](images/benchmark.png)
@@ -224,7 +225,7 @@ def seeds_of(rows: list[dict], summary: dict) -> str:
 def over_budget(found: dict) -> dict[str, int]:
     """Methods of which an edit took more than the budget, and the most of it; without those that say it of themselves.
 
-    Ours counts its training against the budget as it is planned; what choosing the anchor took came on top of that.
+    Of ours neither choosing the anchor nor the truncation was counted when its steps were planned.
     """
     most: dict[str, int] = {}
     for row in found["rows"]:

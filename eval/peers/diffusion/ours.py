@@ -45,13 +45,14 @@ def ours(
 
 def affordable(config: EraseConfig, budget: Budget, spent: int) -> int:
     """Training steps that the budget pays for after what is `spent` and after drawing (3 and 2 predictions a step),
-    gradient and geometry.
+    gradient, geometry, and the truncation of what is written.
 
     Raises:
         ValueError: for none.
     """
     drawn = config.sampler_steps * (3 * config.latents + 2 * config.keep_latents)
-    basis = config.gradient_records + (config.moment_records if config.geometry == "remain" else 0)
+    remain = config.geometry == "remain"
+    basis = config.gradient_records + remain * (1 + (config.compress < 1)) * config.moment_records
     each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
     left = budget.evaluations - spent - drawn - basis - HELD_OUT  # what is left to go is measured at the end, too
     steps = int(left / each)
