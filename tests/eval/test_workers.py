@@ -52,7 +52,7 @@ def running(pid: int) -> bool:
 def test_workers_end_with_a_program_that_is_killed(tmp_path):
     files = [tmp_path / "0", tmp_path / "1"]
     jobs = [(str(file),) for file in files]
-    code = f"from eval.processes import as_done; import test_processes as own; list(as_done(own.wait, {jobs}, 2))"
+    code = f"from eval.processes import as_done; import test_workers as own; list(as_done(own.wait, {jobs}, 2))"
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     program = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
     until = time.monotonic() + 60
