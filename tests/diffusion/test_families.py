@@ -209,9 +209,10 @@ def test_classes_are_labels(family_folder):
 
 def test_pictures_of_classes(family_folder):
     pipe = load_family(family_folder("classes"))
-    both, one = draw(pipe, ["3", "1"], [5, 6], steps=3), draw(pipe, ["1"], [6], steps=3)
+    with torch.backends.mkldnn.flags(enabled=False):  # on some processors it takes other kernels for other batches
+        both, one = draw(pipe, ["3", "1"], [5, 6], steps=3), draw(pipe, ["1"], [6], steps=3)
     assert both.shape == (2, 3, SIZE, SIZE) and both.min() >= 0 and both.max() <= 1
-    torch.testing.assert_close(both[1:], one, rtol=1e-3, atol=1e-4)  # processors round batches differently
+    torch.testing.assert_close(both[1:], one)
 
 
 # ------------------------------------------------------------------------------------------ classes
