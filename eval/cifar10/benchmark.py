@@ -1,4 +1,4 @@
-"""Classes erased from a class-conditional DDPM on CIFAR-10: a search on one class, then others, by ours and by peers.
+"""Classes erased from a class-conditional DDPM on CIFAR-10: a search on two classes, then others, by ours and peers.
 
     python -m eval.cifar10.benchmark --bf16 --workers 2         # the embedded model and the judge beside it
     python -m eval.cifar10.benchmark --method ours --concept airplane --seeds 1 ...   # a part of it; nothing runs twice
@@ -156,15 +156,20 @@ def opened(args: argparse.Namespace):
 CACHE: dict = {}  # of this process: the judge, the base model's pictures, the features of real ones and their classes
 
 
+def judge_of(args: argparse.Namespace, device="cpu"):
+    """The classifier as a judge."""
+    from semu_diffusion.classification import PictureJudge, load_classifier
+
+    return PictureJudge(load_classifier(args.classifier)).to(args.device or device)
+
+
 def judging(args: argparse.Namespace) -> tuple:
     """What is in the cache, made with the first row."""
     from safetensors.torch import load_file
 
-    from semu_diffusion.classification import PictureJudge, load_classifier
-
     if not CACHE:
         pipe, data = opened(args), loaded(args.data)
-        judge = PictureJudge(load_classifier(args.classifier)).to(pipe.device)
+        judge = judge_of(args, pipe.device)
         base = drawn(pipe, judge, data.classes, args.pictures, args.sampler_steps)
         CACHE["all"] = judge, base, load_file(args.real)["features"], data.train.y
     return CACHE["all"]
@@ -173,27 +178,23 @@ def judging(args: argparse.Namespace) -> tuple:
 def real_features(args: argparse.Namespace) -> Path:
     """A file of the judge's features of the real training pictures, made once for all processes."""
     from semu_diffusion.adapter.weights import save_atomic
-    from semu_diffusion.classification import PictureJudge, load_classifier
 
     from .judge import see
 
     data = loaded(args.data)
     file = args.workdir / f"real-{fingerprint_of(args.data)}-{fingerprint(Path(args.classifier))}.safetensors"
     if not file.is_file():
-        judge = PictureJudge(load_classifier(args.classifier)).to(args.device or "cpu")
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_atomic({"features": see(judge, data.train.x / 255, data.train.y).features}, file)
+        save_atomic({"features": see(judge_of(args), data.train.x / 255, data.train.y).features}, file)
     return file
 
 
 def judged(args: argparse.Namespace) -> dict:
     """What the judge is, and the share of real test pictures that it names right, in percent."""
-    from semu_diffusion.classification import PictureJudge, load_classifier
-
     from .judge import see, share
 
     about, test = json.loads((Path(args.classifier) / "model.json").read_text()), loaded(args.data).test
-    seen = see(PictureJudge(load_classifier(args.classifier)).to(args.device or "cpu"), test.x / 255, test.y)
+    seen = see(judge_of(args), test.x / 255, test.y)
     right = share(seen.logits.argmax(1) == test.y)
     return {"model": about["model"], "width": about["arguments"]["width"], "pictures": len(test.y), "right": right}
 
