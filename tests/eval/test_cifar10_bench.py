@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from classifiers import write_noise
 
 from eval.cifar10 import benchmark, judge, page
 from eval.cifar10.benchmark import choose, report_jobs, search_jobs
@@ -126,21 +127,13 @@ def test_the_other_classes_are_erased_by_ours_alone():
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A tiny untrained model, a classifier and pictures of three classes."""
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
     from diffusers import DDIMPipeline
-    from PIL import Image
 
     folder = tmp_path_factory.mktemp("cifar10")
     DDIMPipeline(builder.make_unet([16, 16], 1, 3), builder.make_scheduler()).save_pretrained(folder / "model")
     (folder / "model" / "vocabulary.json").write_text(json.dumps({"subjects": NAMES, "styles": []}))
     save_classifier(load_classifier("resnet18", 3, 3, 4), folder / "classifier")
-    noise = torch.randint(0, 256, (30, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte().numpy()
-    (folder / "data").mkdir()
-    kinds = Features({"img": ImageFeature(), "label": ClassLabel(names=NAMES)})
-    for name, part in (("train", noise[:24]), ("test", noise[24:])):
-        rows = {"img": [Image.fromarray(p) for p in part], "label": [k % 3 for k in range(len(part))]}
-        Dataset.from_dict(rows, kinds).to_parquet(folder / "data" / f"{name}.parquet")
+    write_noise(folder / "data", NAMES, 6)
     return folder
 
 

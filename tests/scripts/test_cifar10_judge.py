@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from classifiers import write_noise
 from safetensors.torch import load_file
 
 from semu_diffusion.classification import PictureJudge, load_classifier, save_classifier
@@ -21,17 +22,8 @@ NAMES = ["red", "green", "blue"]
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """A folder of noise in three classes, and its test pictures, uint8 (12, 3, 32, 32), with labels."""
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("pictures")
-    noise = torch.randint(0, 256, (36, 32, 32, 3), generator=torch.Generator().manual_seed(0)).byte()
-    kinds = Features({"img": ImageFeature(), "label": ClassLabel(names=NAMES)})
-    for name, part in (("train", noise[:24]), ("test", noise[24:])):
-        rows = {"img": [Image.fromarray(p.numpy()) for p in part], "label": [k % 3 for k in range(len(part))]}
-        Dataset.from_dict(rows, kinds).to_parquet(folder / f"{name}.parquet")
-    return folder, noise[24:].permute(0, 3, 1, 2), torch.arange(12) % 3
+    return folder, write_noise(folder, NAMES, 12)[24:], torch.arange(12) % 3
 
 
 def test_a_classifier_is_packed_in_half_with_names_size_and_card(pictures, tmp_path):
