@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+DIGITS = {"drift": 3, "FID": 2}  # of these scores, behind the point; all others are percent, with one
+
 
 def shown(value: float | None, key: str) -> str:
     """A score as the tables print it."""
-    return "–" if value is None else f"{value:.3f}" if key == "drift" else f"{value:.1f}"
+    return "–" if value is None else f"{value:.{DIGITS.get(key, 1)}f}"
 
 
 def seconds(value: float) -> str:

@@ -7,6 +7,7 @@ import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # also of other processes; where it is absent, Accelerate takes all cores for each
 
 from pathlib import Path
 

@@ -16,7 +16,6 @@ import pytest
 from semu_diffusion.cli.entry import main
 
 MAIN = "from semu_diffusion.cli import main; main()"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def call_semu(*arguments) -> int:
@@ -71,7 +70,8 @@ def call_each(arguments: list) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    count = {"WORLD_SIZE": str(len(arguments)), "LOCAL_WORLD_SIZE": str(len(arguments))}
+    shared = {**count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{**shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(len(arguments))]
     processes = [FORK.Process(target=as_rank, args=pair) for pair in zip(ranks, arguments)]
     for process in processes:

@@ -6,9 +6,10 @@ python -m eval.cifar10.page
 from __future__ import annotations
 
 import argparse
+import statistics
 from pathlib import Path
 
-from ..markdown import filled, made_with, seconds, shown, table
+from ..markdown import filled, made_with, shown, table
 from ..pictograms.page import interval
 from ..records import read_json, write_text
 from .benchmark import CHOOSING
@@ -25,7 +26,7 @@ distance of their pictures to real ones, in the classifier's features, **natural
 that are proper pictures of anything: as sure to the classifier, and as rough, as the unedited model's. {pictures}
 pictures per class and model, {steps} DDIM steps, guidance {guidance:g}; intervals of 95 % over the edits. Every method
 had at most {evaluations:,} samples through the denoiser{bf16}, and its settings were searched on {validation}, by the
-harmonic mean of {choosing}. What peers keep are the model's own drawings, as ours does.
+harmonic mean of {choosing}, in whose order they stand here. What peers keep are the model's own drawings, as ours does.
 
 The classifier is a {net} of width {width} that names {right:.2f} % of {tests:,} real test pictures right.
 """
@@ -47,10 +48,10 @@ def pairs_table(summary: dict) -> str:
 
 
 def ranked(summary: dict) -> dict[str, dict]:
-    """The methods with scores, most forgotten and kept first."""
+    """The methods with scores, in the order of the harmonic mean by which their settings were chosen, too."""
     whole = {name: own for name, own in summary.items() if "scores" in own}
-    total = lambda name: sum(whole[name]["scores"][k]["mean"] for k in ("UA", "IRA"))  # noqa: E731
-    return {name: whole[name] for name in sorted(whole, key=total, reverse=True)}
+    reached = lambda name: statistics.harmonic_mean([whole[name]["scores"][k]["mean"] for k in CHOOSING])  # noqa: E731
+    return {name: whole[name] for name in sorted(whole, key=reached, reverse=True)}
 
 
 def brief_table(summary: dict) -> str:
@@ -71,9 +72,9 @@ def methods_table(summary: dict) -> str:
     for name, own in whole.items():
         cost = own["cost"]
         title = ENTRIES[name].title + (f" ({own['diverged']} diverged)" if own["diverged"] else "")
-        size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", seconds(cost["seconds"])]
+        size = [f"{cost['trained_percent']:.2f}", f"{cost['shipped_bytes'] / 1e6:.2f}", f"{cost['evaluations']:,.0f}"]
         rows.append([title, str(own["rows"]), *(interval(own["scores"][k], k) for k in NAMES), *size])
-    return table(["method", "edits", *NAMES, "trained, %", "to ship, MB", "s"], rows)
+    return table(["method", "edits", *NAMES, "trained, %", "to ship, MB", "samples"], rows)
 
 
 def classes_table(rows: list[dict]) -> str:
@@ -112,8 +113,9 @@ def main(argv: list[str] | None = None) -> None:
     found = read_json(file)
     if not any("scores" in own for own in found.get("summary", {}).values()):
         parser.error(f"{file} has no reported row; run python -m eval.cifar10.benchmark first")
+    readme = filled(args.readme.read_text(), "cifar10", f"{brief_table(found['summary'])}\n")
     write_text(args.docs / "cifar10.md", page(found))
-    write_text(args.readme, filled(args.readme.read_text(), "cifar10", f"{brief_table(found['summary'])}\n"))
+    write_text(args.readme, readme)
 
 
 if __name__ == "__main__":

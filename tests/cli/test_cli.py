@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from shell import ENVIRONMENT, MAIN
+from shell import MAIN
 from tiny import QUICK, flags
 
 import semu_diffusion
@@ -26,7 +26,7 @@ def erased(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("erased") / "out"
     arguments = ["erase", "--concept", "cigarette", "--model", str(tiny_model), "--output", str(folder), "--json"]
     command = [sys.executable, "-c", MAIN, *arguments, *flags(**QUICK)]
-    return folder, subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    return folder, subprocess.run(command, capture_output=True, text=True)
 
 
 def test_erase_writes_everything(erased, tiny_model):

@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from safetensors import SafetensorError
-from shell import ENVIRONMENT, FORK, MAIN, call_semu
+from shell import FORK, MAIN, call_semu
 
 from semu_diffusion.cli import entry
 from semu_diffusion.messages import SYSTEM, message_of
@@ -104,7 +104,7 @@ def test_ctrl_c_before_anything_leaves_nothing(command, hint, monkeypatch, tmp_p
 
 def run(*arguments, options=(), **environment):
     command = [sys.executable, *options, "-c", MAIN, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **environment})
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def test_python_without_docstrings_is_refused():

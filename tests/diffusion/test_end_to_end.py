@@ -5,7 +5,7 @@ import sys
 
 import torch
 from safetensors.torch import load_file
-from shell import ENVIRONMENT, MAIN
+from shell import MAIN
 from tiny import flags
 
 from semu_diffusion.pictograms.oracle import load_oracle
@@ -20,7 +20,6 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 model, adapter, output, *prompts = sys.argv[1:]
-torch.set_num_threads(1)
 pipe = DiffusionPipeline.from_pretrained(model)
 pipe.set_progress_bar_config(disable=True)
 
@@ -39,7 +38,7 @@ assert not any(name.split(".")[0] == "semu_diffusion" for name in sys.modules)
 
 def python(code: str, *arguments) -> None:
     """Runs code in a process of its own, with one thread."""
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, env=ENVIRONMENT)
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True)
 
 
 def test_plain_diffusers_draws_the_concept_no_more_and_the_base_again_once_unloaded(assets, tmp_path):

@@ -1,6 +1,7 @@
 """Training R on a tiny pipeline: what it changes, what it must not, and how it is interrupted."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from shell import ENVIRONMENT, FORK, MAIN, call_semu
+from shell import FORK, MAIN, call_semu
 from tiny import QUICK, flags, interrupted, quick
 
 import semu_diffusion
@@ -307,7 +308,7 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
                "--concept", "cigarette", "--model", str(tiny_model), *flags(**options), "--json", "--quiet",
                "--no-evaluate", "--output", str(tmp_path / "two")]  # fmt: skip
     environment = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(semu_diffusion.__file__).parents[1])}
-    done = subprocess.run(command, env={**ENVIRONMENT, **environment}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout[done.stdout.index("{") :]  # gloo of torch 2.10 says first who is connected
     assert json.loads(said)["training"]["steps"] == 6  # one of them speaks
