@@ -8,6 +8,7 @@ from statistics import NormalDist
 import torch
 
 RESAMPLES = 1000
+AT_ONCE = 100  # of them; all at once would take gigabytes for as many pictures as FID wants
 INTERVALS = "95 %: Wilson for shares, bootstrap over pictures for means and sums"
 
 
@@ -34,7 +35,7 @@ def bootstrap(values: Sequence[float], total: bool = False, confidence: float = 
     if not len(values):
         return None
     x, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(0)
-    picks = (torch.randint(len(x), (len(x),), generator=generator) for _ in range(RESAMPLES))
-    means = torch.stack([x[pick].mean() for pick in picks])
+    parts = (torch.randint(len(x), (AT_ONCE, len(x)), generator=generator) for _ in range(RESAMPLES // AT_ONCE))
+    means = torch.cat([x[picks].mean(1) for picks in parts])
     ends = torch.quantile(means, torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64))
     return (ends * (len(x) if total else 1)).tolist()

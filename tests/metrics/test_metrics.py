@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from PIL import Image
 from scipy.stats import binomtest
@@ -14,6 +15,7 @@ from torch import nn
 from semu_diffusion.evaluation import (
     Cell,
     before_after,
+    bootstrap,
     cells,
     concept_chart,
     evaluate,
@@ -363,6 +365,23 @@ def test_wilson_published():
 def test_wilson_refuses(hits, total):
     with pytest.raises(ValueError, match=f"got {hits} of {total}"):
         wilson(hits, total)
+
+
+# --- bootstrap ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [20, 500])
+def test_bootstrap_against_scipy(count):
+    """Percentiles of the mean over other resamples, as near as 1,000 of them let ends be."""
+    values = np.random.default_rng(count).gamma(2.0, size=count)
+    test = scipy.stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile", random_state=1)
+    error = values.std() / count**0.5
+    assert bootstrap(values) == pytest.approx(list(test.confidence_interval), abs=0.2 * error)
+    assert bootstrap(values, total=True) == pytest.approx([count * end for end in bootstrap(values)])
+
+
+def test_bootstrap_of_one_of_equals_and_of_none():
+    assert bootstrap([3.0]) == [3.0, 3.0] and bootstrap([0.5] * 7) == [0.5, 0.5] and bootstrap([]) is None
 
 
 # --- cells -------------------------------------------------------------------------------------------------------
