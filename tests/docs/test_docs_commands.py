@@ -47,8 +47,8 @@ def with_little(patch: pytest.MonkeyPatch, folder) -> None:
     patch.setattr("semu_diffusion.attacks.suite.AttackConfig", functools.partial(AttackConfig, contexts=1, steps=2))
     for name, value in (("LATENTS", 2), ("KEPT_LATENTS", 4), ("STEPS", 2)):
         patch.setattr(f"semu_diffusion.diffusion.scene.{name}", value)
-    patch.setattr("semu_diffusion.pictograms.words.OBJECTS", ("cigarette", "dog"))  # of the attacks' references
-    patch.setattr("semu_diffusion.pictograms.words.STYLES", ("photo", "neon"))
+    patch.setattr("semu_diffusion.attacks.judge.OBJECTS", ("cigarette", "dog"))  # of the references
+    patch.setattr("semu_diffusion.attacks.judge.STYLES", ("photo", "neon"))
 
 
 @pytest.fixture(scope="module")
