@@ -7,9 +7,9 @@
 
 The classifier judges everything. Of each method all settings are tried on the first validation class; where the best
 has the largest or smallest learning rate, one further out is tried, at most twice. The better half is tried on the
-second one, too, and the best harmonic mean of UA, IRA and natural over both is taken for all others, as who forgets by
-ruining pictures shall not win by it. The first of --concept have all methods and seeds, every other class has ours with
-one.
+second one, too, and of ours the best of both with larger bases. The best harmonic mean of UA, IRA and natural over both
+is taken for all others, as who forgets by ruining pictures shall not win by it. The first of --concept have all methods
+and seeds, every other class has ours with one.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def search_jobs(methods: list[str], concept: str) -> list[Job]:
 
 def tried(rows: list[dict], method: str, concept: str) -> list[tuple[dict, float]]:
     """The settings of a method that were tried on a class, each with the harmonic mean of `CHOOSING`, 0 if it diverged;
-    the best first.
+    the best first; of equals always the same, in whichever order the rows come.
     """
     own = [row for row in rows if (row["phase"], row["method"], row["concept"]) == ("search", method, concept)]
     reached = lambda row: statistics.harmonic_mean([row["scores"][k] for k in CHOOSING])  # noqa: E731
     found = [(row["hyper"], reached(row) if "scores" in row else 0.0) for row in own]
-    return sorted(found, key=lambda pair: -pair[1])
+    return sorted(found, key=lambda pair: (-pair[1], json.dumps(pair[0], sort_keys=True)))
 
 
 def further_jobs(rows: list[dict], methods: list[str], concept: str) -> list[Job]:
@@ -75,6 +75,14 @@ def final_jobs(rows: list[dict], methods: list[str], validation: list[str]) -> l
     """The better half of each method's settings on the first validation class, on the others."""
     half = {m: (own := tried(rows, m, validation[0]))[: math.ceil(len(own) / 2)] for m in searched(methods)}
     return [Job("search", m, c, 0, hyper) for m, own in half.items() for hyper, _ in own for c in validation[1:]]
+
+
+def wider_jobs(rows: list[dict], methods: list[str], validation: list[str]) -> list[Job]:
+    """Of each method the best setting with what is `wider`, on all validation classes."""
+    best = {m: choose(rows, m, validation) for m in searched(methods) if ENTRIES[m].wider}
+    return [
+        Job("search", m, c, 0, {**h, **more}) for m, h in best.items() for more in ENTRIES[m].wider for c in validation
+    ]
 
 
 def choose(rows: list[dict], method: str, validation: list[str]) -> dict:
@@ -103,12 +111,12 @@ def report_jobs(methods: list[str], concepts: list[str], classes: list[str], see
 
 
 def retained(args: argparse.Namespace, concept: str) -> str:
-    """A folder of real training pictures of all other classes with their captions, as many as kept drawings."""
+    """A folder of real training pictures of all other classes with their captions, half as many as kept drawings."""
     from PIL import Image
 
     from semu_diffusion.adapter.weights import write_atomic
 
-    data, many = loaded(args.data), args.budget.keep_latents
+    data, many = loaded(args.data), args.budget.keep_latents // 2
     folder = args.workdir / f"retain-{fingerprint_of(args.data)}-{many}-{concept}"
     if (folder / "metadata.jsonl").is_file():
         return str(folder)
@@ -217,9 +225,12 @@ def work(job: Job, args: argparse.Namespace) -> dict:
 
     torch.set_num_threads(args.threads)
     entry, names = ENTRIES[job.method], loaded(args.data).classes
-    more = {"retain_images": retained(args, job.concept)} if entry.retains else {}
+    more, budget = {}, args.budget
+    if entry.retains:
+        more["retain_images"] = retained(args, job.concept)
+        budget = replace(budget, keep_latents=budget.keep_latents // 2)
     try:
-        edited, cost = edit(entry.method, opened(args), job.concept, args.budget, job.seed, **job.hyper, **more)
+        edited, cost = edit(entry.method, opened(args), job.concept, budget, job.seed, **job.hyper, **more)
     except FloatingPointError as error:
         return {**asdict(job), "error": str(error)}
     judge, base, real, real_labels = judging(args)
@@ -325,7 +336,8 @@ def main(argv: list[str] | None = None) -> None:
     run_all(search_jobs(methods, args.validation[0]), rows, run, save, args.workers, line)
     for _ in range(FURTHER):
         run_all(further_jobs(rows, methods, args.validation[0]), rows, run, save, args.workers, line)
-    run_all(final_jobs(rows, methods, args.validation), rows, run, save, args.workers, line)
+    for jobs in (final_jobs, wider_jobs):
+        run_all(jobs(rows, methods, args.validation), rows, run, save, args.workers, line)
     chosen = {m: choose(rows, m, args.validation) for m in methods}
     jobs = report_jobs(methods, args.concept, loaded(args.data).classes, args.seeds, chosen)
     run_all(jobs, rows, run, save, args.workers, line)

@@ -3,8 +3,10 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from eval.peers.diffusion import METHODS, Budget, edit
 from eval.peers.diffusion import work as work_module
@@ -69,9 +71,13 @@ def test_each_method_edits_within_its_budget(name, pipe):
     assert bool(changed(pipe, before)) != small  # adapters leave the weights alone
 
 
-def test_ours_takes_what_the_budget_leaves_beside_its_training(pipe):
-    """Where the stop rule ends nothing: no sample more, and most of what there is."""
+@pytest.mark.parametrize("given", [0, 20])
+def test_ours_takes_what_the_budget_leaves_beside_its_training(given, pipe, tmp_path):
+    """Where the stop rule ends nothing: no sample more, and most of what there is, with pictures of the user's, too."""
     budget, options = replace(SMALL, evaluations=1400, latents=64), {"steps": 500, "stop_at": 0.0}
+    for k in range(given):
+        Image.fromarray(np.full((16, 16, 3), 9 * k, np.uint8)).save(tmp_path / f"{k}.png")
+        options |= {f"{part}_images": str(tmp_path) for part in ("forget", "retain")} | {"retain_prompt": "a cat"}
     _, facts = edit("ours-remain", pipe, "cigarette", budget, 0, **{**QUICK, **options, "moment_records": 128})
     assert 1250 < facts["evaluations"] <= budget.evaluations
 

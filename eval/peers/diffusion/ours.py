@@ -7,6 +7,7 @@ from semu_diffusion.diffusion import EraseConfig, run_erasure
 from semu_diffusion.diffusion.pipeline import denoiser
 from semu_diffusion.diffusion.schedule import CHECK_EVERY
 from semu_diffusion.diffusion.trainer import HELD_OUT
+from semu_diffusion.inputs.collections import open_collection
 
 from .work import Budget, Edited, Meter
 
@@ -44,13 +45,14 @@ def ours(
 
 
 def affordable(config: EraseConfig, budget: Budget, spent: int) -> int:
-    """Training steps that the budget pays for after what is `spent` and after drawing (3 and 2 predictions a step),
-    gradient, geometry, and the truncation of what is written.
+    """Training steps that the budget pays for after what is `spent` and after drawing (3 and 2 predictions a step, of
+    given pictures, too), gradient, geometry, and the truncation of what is written.
 
     Raises:
         ValueError: for none.
     """
-    drawn = config.sampler_steps * (3 * config.latents + 2 * config.keep_latents)
+    given = [len(open_collection(source)) if source else 0 for source in (config.forget_images, config.retain_images)]
+    drawn = config.sampler_steps * (3 * (config.latents + given[0]) + 2 * (config.keep_latents + given[1]))
     remain = config.geometry == "remain"
     basis = config.gradient_records + remain * (1 + (config.compress < 1)) * config.moment_records
     each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
