@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-GENERATED = ("benchmark.md", "classification.md", "pictograms.md", "scaling.md")
+GENERATED = ("benchmark.md", "cifar10.md", "classification.md", "pictograms.md", "scaling.md")
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text()
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))

@@ -80,8 +80,9 @@ class EraseConfig:
         None, f"Target of forgotten prompts: {', '.join(OBJECTIVES)}; default: by the method, redirect."
     )
     strength: float | None = option(
-        None, "How far past the anchor to push, in distances from concept to it; default: 0.25, without one 0.75."
-    )
+        None, "How far past the anchor to push, in distances from concept to it; default: 0.25, and 0.75 without one "
+              "or for a class-conditional model."
+    )  # fmt: skip
     beta: float = option(1.0, "Weight of the remain loss on --retain-images.")
     keep_weight: float | None = option(
         None, "Weight of the keep loss on the model's own drawings; default: by the method, 1. "
