@@ -15,7 +15,7 @@ from eval.scale import scaling
 RESULTS = ROOT / "eval" / "results"
 WRITERS = {
     "benchmark.md": (pictograms.main, "--results RESULTS --docs DOCS --readme DOCS/README.md"),
-    "cifar10.md": (cifar10.main, "--results RESULTS --docs DOCS --readme DOCS/README.md"),
+    "cifar10.md": (cifar10.main, "--results RESULTS --docs DOCS"),
     "classification.md": (report.main, "--results RESULTS/classification.json --output DOCS/classification.md"),
     "pictograms.md": (tables.main, "--output DOCS/pictograms.md"),
     "scaling.md": (scaling.main, "--counted RESULTS/counts.json --output DOCS/scaling.md"),

@@ -1,0 +1,63 @@
+"""What docs/results.md says of erased classes of photographs is what the results file says."""
+
+from pages import PAGES, ROOT
+
+from eval.cifar10.benchmark import CHOOSING
+from eval.cifar10.methods import ENTRIES
+from eval.records import read_json
+
+FOUND = read_json(ROOT / "eval" / "results" / "cifar10.json")
+SUMMARY = FOUND["summary"]
+WORDS, README = (" ".join(PAGES[name].split()) for name in ("docs/results.md", "README.md"))
+NUMBERS = {1: "one edit", 2: "two edits", 3: "three edits"}
+
+
+def mean(method: str, key: str, of: str = "scores") -> float:
+    return SUMMARY[method][of][key]["mean"]
+
+
+def shares(method: str) -> str:
+    """Forgotten and kept."""
+    return f"{mean(method, 'UA'):.1f} % and {mean(method, 'IRA'):.1f} %"
+
+
+def test_all_methods_have_as_many_edits():
+    (edits,) = {own["rows"] / len(FOUND["concepts"]) for own in SUMMARY.values()}
+    assert set(SUMMARY) == set(ENTRIES) and not any(own["diverged"] for own in SUMMARY.values())
+    protocol, judge = FOUND["protocol"], FOUND["judge"]
+    often = f"{' and '.join(FOUND['concepts'])}, {NUMBERS[edits]} for each class and method"
+    chosen = f"settings chosen on {' and '.join(protocol['validation'])}; {protocol['pictures']} pictures a class"
+    assert f"{often}, {chosen}" in WORDS and f"(`cifar10`; {often})" in README
+    assert f"of width {judge['width']}, right on {judge['right']:.2f} % of the test pictures" in WORDS
+
+
+def test_ours_beside_others():
+    now, before = ({k: f"{mean('ours', k, of):.1f} %" for k in CHOOSING} for of in ("scores", "base"))
+    gone = f"takes {now['UA']} of their pictures for something else under ours (before: {before['UA']})"
+    kept = f"names {now['IRA']} of those of the nine others right ({before['IRA']})"
+    assert f"{gone}, {kept}, and {now['natural']} of their pictures are proper ones of something" in WORDS
+    assert f"{now['UA']} of their pictures are taken for something else (before: {before['UA']})" in README
+    assert f"{now['IRA']} of the other classes' are named right ({before['IRA']})" in README
+    others = [m for m in SUMMARY if not m.startswith("ours")]
+    (full,) = (m for m in others if all(mean(m, k) >= mean("ours", k) for k in CHOOSING))
+    assert SUMMARY[full]["cost"]["trained_percent"] == 100
+    title = ENTRIES[full].title.capitalize()
+    assert f"{title}, which moves all weights, is at least as good in all three; no other method is." in WORDS
+
+
+def test_no_edit_is_over_the_budget():
+    assert all(row["cost"]["evaluations"] <= FOUND["protocol"]["budget"]["evaluations"] for row in FOUND["rows"])
+
+
+def test_what_keeping_drawings_brings():
+    free = f"{mean('semu-published-free', 'UA'):.1f} % and keeps"
+    assert f"SEMU as published forgets {free} {mean('semu-published-free', 'IRA'):.1f} %, with" in WORDS
+    assert f"with the model's own drawings {shares('semu-published')}." in WORDS
+    assert f"Ours hardly needs them: {shares('ours-free')} without, {shares('ours')} with them" in WORDS
+
+
+def test_every_class():
+    own = [r for r in FOUND["rows"] if (r["phase"], r["method"], r["seed"]) == ("report", "ours", 0)]
+    gone = {r["concept"]: r["scores"]["UA"] for r in own}
+    worst = min(gone, key=gone.get)
+    assert len(gone) == 10 and f"Of all ten classes {worst} is forgotten least ({gone[worst]:.1f} %)" in WORDS
