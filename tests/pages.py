@@ -12,6 +12,11 @@ PAGES = {
 }
 
 
+def words_of(text: str) -> str:
+    """On one line."""
+    return " ".join(text.split())
+
+
 def blocks(text: str, language: str) -> list[str]:
     """The contents of all fenced blocks of a language."""
     return re.findall(rf"^```{language}(?: [^\n]*)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

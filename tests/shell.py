@@ -70,8 +70,8 @@ def call_each(arguments: list) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    count = {"WORLD_SIZE": str(len(arguments)), "LOCAL_WORLD_SIZE": str(len(arguments))}
-    shared = {**count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(len(arguments)))
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{**shared, "RANK": str(k), "LOCAL_RANK": str(k)} for k in range(len(arguments))]
     processes = [FORK.Process(target=as_rank, args=pair) for pair in zip(ranks, arguments)]
     for process in processes:

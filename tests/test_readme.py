@@ -2,7 +2,7 @@
 
 import json
 
-from pages import PAGES, ROOT
+from pages import PAGES, ROOT, words_of
 
 from eval.classification.report import OURS, ranked
 from eval.pictograms import attack_tables, verdict
@@ -12,11 +12,6 @@ from eval.pictograms.verdict import OURS as OURS_ERASER
 from eval.records import read_json
 
 README, PAGE = PAGES["README.md"], PAGES["docs/results.md"]
-
-
-def words_of(text: str) -> str:
-    """On one line."""
-    return " ".join(text.split())
 
 
 def test_figures_are_those_of_the_results_files():

@@ -47,13 +47,17 @@ def search_jobs(methods: list[str], concept: str) -> list[Job]:
     return [Job("search", m, concept, 0, hyper) for m in searched(methods) for hyper in settings(m)]
 
 
+def reached(scores: dict[str, float]) -> float:
+    """The harmonic mean of `CHOOSING`."""
+    return statistics.harmonic_mean([scores[k] for k in CHOOSING])
+
+
 def tried(rows: list[dict], method: str, concept: str) -> list[tuple[dict, float]]:
-    """The settings of a method that were tried on a class, each with the harmonic mean of `CHOOSING`, 0 if it diverged;
-    the best first; of equals always the same, in whichever order the rows come.
+    """The settings of a method that were tried on a class, each with what it `reached`, 0 if it diverged; the best
+    first; of equals always the same, in whichever order the rows come.
     """
     own = [row for row in rows if (row["phase"], row["method"], row["concept"]) == ("search", method, concept)]
-    reached = lambda row: statistics.harmonic_mean([row["scores"][k] for k in CHOOSING])  # noqa: E731
-    found = [(row["hyper"], reached(row) if "scores" in row else 0.0) for row in own]
+    found = [(row["hyper"], reached(row["scores"]) if "scores" in row else 0.0) for row in own]
     return sorted(found, key=lambda pair: (-pair[1], json.dumps(pair[0], sort_keys=True)))
 
 
@@ -110,13 +114,13 @@ def report_jobs(methods: list[str], concepts: list[str], classes: list[str], see
 # --------------------------------------------------------------------------------------------- a worker
 
 
-def retained(args: argparse.Namespace, concept: str) -> str:
-    """A folder of real training pictures of all other classes with their captions, half as many as kept drawings."""
+def retained(args: argparse.Namespace, concept: str, many: int) -> str:
+    """A folder of so many real training pictures of all other classes with their captions."""
     from PIL import Image
 
     from semu_diffusion.adapter.weights import write_atomic
 
-    data, many = loaded(args.data), args.budget.keep_latents // 2
+    data = loaded(args.data)
     folder = args.workdir / f"retain-{fingerprint_of(args.data)}-{many}-{concept}"
     if (folder / "metadata.jsonl").is_file():
         return str(folder)
@@ -227,8 +231,8 @@ def work(job: Job, args: argparse.Namespace) -> dict:
     entry, names = ENTRIES[job.method], loaded(args.data).classes
     more, budget = {}, args.budget
     if entry.retains:
-        more["retain_images"] = retained(args, job.concept)
         budget = replace(budget, keep_latents=budget.keep_latents // 2)
+        more["retain_images"] = retained(args, job.concept, budget.keep_latents)
     try:
         edited, cost = edit(entry.method, opened(args), job.concept, budget, job.seed, **job.hyper, **more)
     except FloatingPointError as error:

@@ -1,6 +1,6 @@
 """What docs/results.md says of erased classes of photographs is what the results file says."""
 
-from pages import PAGES, ROOT
+from pages import PAGES, ROOT, words_of
 
 from eval.cifar10.benchmark import CHOOSING
 from eval.cifar10.methods import ENTRIES
@@ -8,7 +8,7 @@ from eval.records import read_json
 
 FOUND = read_json(ROOT / "eval" / "results" / "cifar10.json")
 SUMMARY = FOUND["summary"]
-WORDS, README = (" ".join(PAGES[name].split()) for name in ("docs/results.md", "README.md"))
+WORDS, README = (words_of(PAGES[name]) for name in ("docs/results.md", "README.md"))
 NUMBERS = {1: "one edit", 2: "two edits", 3: "three edits"}
 
 
@@ -28,6 +28,7 @@ def test_all_methods_have_as_many_edits():
     often = f"{' and '.join(FOUND['concepts'])}, {NUMBERS[edits]} for each class and method"
     chosen = f"settings chosen on {' and '.join(protocol['validation'])}; {protocol['pictures']} pictures a class"
     assert f"{often}, {chosen}" in WORDS and f"(`cifar10`; {often})" in README
+    assert f"by `{FOUND['command']}`" in WORDS
     assert f"of width {judge['width']}, right on {judge['right']:.2f} % of the test pictures" in WORDS
 
 
@@ -50,8 +51,8 @@ def test_no_edit_is_over_the_budget():
 
 
 def test_what_keeping_drawings_brings():
-    free = f"{mean('semu-published-free', 'UA'):.1f} % and keeps"
-    assert f"SEMU as published forgets {free} {mean('semu-published-free', 'IRA'):.1f} %, with" in WORDS
+    gone, kept = mean("semu-published-free", "UA"), mean("semu-published-free", "IRA")
+    assert f"SEMU as published forgets {gone:.1f} % and keeps {kept:.1f} %, with" in WORDS
     assert f"with the model's own drawings {shares('semu-published')}." in WORDS
     assert f"Ours hardly needs them: {shares('ours-free')} without, {shares('ours')} with them" in WORDS
 

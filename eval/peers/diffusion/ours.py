@@ -51,8 +51,9 @@ def affordable(config: EraseConfig, budget: Budget, spent: int) -> int:
     Raises:
         ValueError: for none.
     """
-    given = [len(open_collection(source)) if source else 0 for source in (config.forget_images, config.retain_images)]
-    drawn = config.sampler_steps * (3 * (config.latents + given[0]) + 2 * (config.keep_latents + given[1]))
+    given = lambda source: len(open_collection(source)) if source else 0  # noqa: E731
+    forget, keep = config.latents + given(config.forget_images), config.keep_latents + given(config.retain_images)
+    drawn = config.sampler_steps * (3 * forget + 2 * keep)
     remain = config.geometry == "remain"
     basis = config.gradient_records + remain * (1 + (config.compress < 1)) * config.moment_records
     each = (2 if config.keep_weight else 1) * config.batch_size + HELD_OUT / CHECK_EVERY
