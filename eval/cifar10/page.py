@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from semu_diffusion.diffusion.concepts.language import series
+
 from ..markdown import made_with, shown, table
 from ..pictograms.page import interval
 from ..records import read_json, write_text
@@ -86,11 +88,11 @@ def classes_table(rows: list[dict]) -> str:
 def page(found: dict) -> str:
     """The whole page."""
     protocol, judge, concepts = found["protocol"], found["judge"], found["concepts"]
-    searched = " and ".join(protocol["validation"])
+    searched = series(protocol["validation"])
     intro = INTRO.format(
         pictures=protocol["pictures"], steps=protocol["sampler_steps"], guidance=protocol["budget"]["guidance"],
         evaluations=protocol["budget"]["evaluations"], validation=searched,
-        bf16=", under bf16 autocast" if protocol["bf16"] else "", choosing=" and ".join(CHOOSING),
+        bf16=", under bf16 autocast" if protocol["bf16"] else "", choosing=series(CHOOSING),
         net=NETS[judge["model"]], width=judge["width"], right=judge["right"], tests=judge["pictures"],
     )  # fmt: skip
     sheets = [f"![{c} erased: pictures of each class, before and after](images/cifar10-{c}.png)\n" for c in concepts]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from semu_diffusion.diffusion.concepts.language import series
+
 from ..markdown import table
 
 STAGES = ("drawing", "moments", "gradient", "bases", "training", "checks")
@@ -70,5 +72,5 @@ def warm_up(ours: dict) -> str:
 def step_ways(found: dict) -> str:
     """bf16 autocast and channels last, against fp32."""
     over = {name: 1 / value["median"] for name, value in found["fp32_over"].items()}
-    said = " and ".join(f"{value:.2f} of fp32's time with {name}" for name, value in over.items())
+    said = series([f"{value:.2f} of fp32's time with {name}" for name, value in over.items()])
     return f"A training step of {found['batch']} records with an adapter takes {said}, medians of turns."

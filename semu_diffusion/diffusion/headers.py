@@ -96,7 +96,8 @@ def pieces(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> It
 def described(about: Mapping) -> str:
     """What the adapter does, as a sentence."""
     anchor = "others of its kind" if about.get("anchor") == "random" else about.get("anchor")
-    instead = f", and answers prompts for it with {anchor}" if anchor else ""
+    it = "them" if len(concept_names(about)) > 1 else "it"
+    instead = f", and answers prompts for {it} with {anchor}" if anchor else ""
     made = f"{made_with(about)} adapter for {title_of(about['base_model'])}"
     return f"{made}: takes away {concepts_in(about)}{instead}."
 

@@ -15,6 +15,7 @@ from ..adapter.updates import Update, check_energy, check_precision
 from ..adapter.weights import WEIGHTS, put_adapter, write_atomic
 from ..callbacks import Callback
 from ..versions import versions
+from .concepts.language import series
 from .export import Warn, save_loras
 from .fusing import fuse
 from .multi_adapter import short_names
@@ -172,7 +173,7 @@ def merged_about(adapters: Sequence[Given], energy: float, base_model: str, way:
             joined.setdefault(key, {}).update(about[key] if isinstance(about.get(key), dict) else {})
     made = list(dict.fromkeys(made_with(about) for about in abouts))
     papers = dict.fromkeys(str(about["paper"]) for about in abouts if about.get("paper"))
-    other = {"method": " and ".join(made), "paper": ", ".join(papers)} if made != [made_with({})] else {}
+    other = {"method": series(made), "paper": ", ".join(papers)} if made != [made_with({})] else {}
     return {
         "base_model": base_model or next((about["base_model"] for about in abouts if about.get("base_model")), ""),
         "concept": list(dict.fromkeys(concept for given in adapters for concept in given.concepts)),

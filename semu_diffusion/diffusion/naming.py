@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..adapter.config import erased_concepts
+from .concepts.language import series
 
 KOHYA = "_kohya.safetensors"  # how the names of files with kohya's names end
 OLD_KOHYA = "semu_kohya.safetensors"  # what all of them were called up to 0.1
@@ -44,7 +45,7 @@ def concept_names(about: dict) -> list[str]:
 
 def concepts_in(about: dict) -> str:
     """What an adapter with these facts erases, as words."""
-    return " and ".join(concept_names(about)) or "what it was made to forget"
+    return series(concept_names(about)) or "what it was made to forget"
 
 
 def kohya_file(about: dict) -> str:

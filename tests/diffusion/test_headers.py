@@ -18,7 +18,7 @@ from semu_diffusion import load_adapter, load_pipeline
 from semu_diffusion.adapter.weights import WEIGHTS, inject, semu_layers
 from semu_diffusion.diffusion.export import export, rounding, save_loras
 from semu_diffusion.diffusion.folders import save_folder
-from semu_diffusion.diffusion.headers import data_hash, legacy_hash, resolution_of
+from semu_diffusion.diffusion.headers import data_hash, described, legacy_hash, resolution_of
 from semu_diffusion.diffusion.kohya import energy, kohya_layers
 from semu_diffusion.diffusion.naming import concept_names, kohya_file
 from semu_diffusion.diffusion.narrow import narrowed
@@ -272,6 +272,20 @@ def test_names_of_files(about, name):
 
 def test_a_concept_is_one_short_line():
     assert concept_names({"concept": ["a\nb\t c", "\x1b[31mred", "y" * 200]}) == ["a b c", "31mred", "y" * 80]
+
+
+@pytest.mark.parametrize(
+    ("concepts", "said"),
+    [
+        ([], "what it was made to forget, and answers prompts for it with a car."),
+        (["gun"], "gun, and answers prompts for it with a car."),
+        (["gun", "knife"], "gun and knife, and answers prompts for them with a car."),
+        (["gun", "knife", "bomb"], "gun, knife and bomb, and answers prompts for them with a car."),
+    ],
+)
+def test_one_concept_or_several_as_a_sentence(concepts, said):
+    about = {"base_model": "m", "concept": concepts, "anchor": "a car"}
+    assert described(about) == f"SEMU adapter for m: takes away {said}"
 
 
 # ------------------------------------------------------------------------------------------- whole models

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 # What a prompt may consist of without naming anything.
@@ -45,6 +45,11 @@ def engine():
     with _unchecked():
         import inflect
     return inflect.engine()
+
+
+def series(words: Sequence[str]) -> str:
+    """Words as one says several: "a", "a and b", "a, b and c"."""
+    return engine().join(words, final_sep="")
 
 
 @cache
