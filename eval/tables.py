@@ -9,6 +9,7 @@ import argparse
 import re
 from pathlib import Path
 
+from .classification.speed import speed_table
 from .markdown import filled, made_with, seconds, shown, table
 from .pictograms.anchors import ANCHORS, CONCEPTS, NEAR
 from .pictograms.lasting_tables import lasting, variants
@@ -196,6 +197,7 @@ def sizes(found: dict) -> str:
 
 BLOCKS = {
     "anchors.md": ("anchors", anchors),
+    "classifiers.md": ("classifier_speed", speed_table),
     "evaluation.md": ("wordings", wordings),
     "many.md": ("many", many),
     "formats.md": ("sizes", sizes),

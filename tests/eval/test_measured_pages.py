@@ -1,5 +1,8 @@
 """What the pages say of memory, time and the distilled stand-in is what the results files hold."""
 
+import re
+from importlib.util import find_spec
+
 from pages import PAGES, ROOT
 
 from eval.records import read_json
@@ -53,3 +56,20 @@ def test_the_times_of_classify_are_those_of_its_file():
     assert f"forgetting a tenth {table['semu']['seconds']:.0f} s" in words and photos["command"] in words
     for key in ("UA", "TA"):
         assert all(f"{table[name][key]:.1f}" in words for name in ("semu", "retrain"))
+
+
+def test_what_nets_reach_on_photographs():
+    model, words = ROOT / "semu_diffusion" / "assets" / "cifar10", " ".join(PAGES["docs/classifiers.md"].split())
+    narrow, wide = read_json(model / "judge" / "check.json"), read_json(model / "check.json")
+    net = read_json(model / "judge" / "model.json")
+    assert f"ResNet-18 of width {net['arguments']['width']} is right on {narrow['test_accuracy']:.2f} %" in words
+    assert f"after {narrow['trained'].split('--epochs ')[1].split()[0]} epochs" in words
+    assert f"one of width 64 on {wide['real_accuracy']:.1f} % of {wide['pictures']:,}" in words
+
+
+def test_every_results_file_is_in_the_table_of_contributing():
+    rows = [line for line in PAGES["CONTRIBUTING.md"].splitlines() if line.startswith("| `")]
+    named = [file for row in rows for file in re.findall(r"`(\w+\.json)`", row.split("|")[1])]
+    assert sorted(named) == sorted(file.name for file in RESULTS.glob("*.json"))
+    for module in re.findall(r"python -m (eval[.\w]*)", "\n".join(rows)):
+        assert find_spec(module), module
