@@ -10,6 +10,7 @@ from pathlib import Path
 
 from semu_diffusion.diffusion.concepts.language import series
 
+from ..classification.report import NETS
 from ..markdown import made_with, shown, table
 from ..pictograms.page import interval
 from ..records import read_json, write_text
@@ -17,7 +18,6 @@ from .benchmark import CHOOSING, reached
 from .methods import ENTRIES
 
 NAMES = ("UA", "IRA", "FID", "natural")
-NETS = {"resnet18": "ResNet-18", "vgg16": "VGG-16 with BatchNorm"}
 
 INTRO = """# A class-conditional DDPM on CIFAR-10
 

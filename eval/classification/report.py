@@ -36,6 +36,7 @@ IN_PRINT = {
 }  # fmt: skip
 REFERENCES = ("Retrain", "Original")
 OURS = ("SEMU", "SEMU remain")
+NETS = {"resnet18": "ResNet-18", "vgg16": "VGG-16 with BatchNorm"}
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -141,7 +142,7 @@ def setup(results: dict) -> str:
     o, seeds = results["options"], results["seeds"]
     data = "scikit-learn's digits" if o["data"] == "digits" else "CIFAR-10 (JPEG copies)"
     some = f", {o['subset']:,} training pictures, a tenth of them for validation" if o["subset"] else ""
-    net = {"resnet18": "ResNet-18", "vgg16": "VGG-16 with BatchNorm"}[o.get("arch", "resnet18")]
+    net = NETS[o.get("arch", "resnet18")]
     how = " in bfloat16" if o.get("bf16") else ""
     machine = results["machine"]
     place = f"{machine['workers']} workers on {machine['cores']} cores ({machine['processor']}, {o['device']})"

@@ -22,6 +22,7 @@ from semu_diffusion.versions import versions
 
 from ..markdown import made_with, table
 from ..records import command, machine, make_parser, write_json
+from .report import NETS
 
 WAYS = {
     "fp32": {},
@@ -29,7 +30,6 @@ WAYS = {
     "bf16": {"bf16": True},
     "bf16, channels last": {"bf16": True, "channels_last": True},
 }
-NETS = {"resnet18": "ResNet-18", "vgg16": "VGG-16"}
 EPOCHS, PICTURES = 30, 45_000  # of CIFAR-10, for the hours
 
 
@@ -81,7 +81,7 @@ def speed_table(found: dict) -> str:
     for row in found["rows"]:
         alone, together = ([own[str(n)] for own in row["rates"].values()] for n in (1, most))
         hours = EPOCHS * PICTURES / max(alone) / 3600
-        name = f"{NETS[row['arch']]}, {row['width']}"
+        name = f"{NETS[row['arch']].removesuffix(' with BatchNorm')}, {row['width']}"
         rows.append([name, f"{row['weights'] / 1e6:.1f}", *(f"{rate:,.0f}" for rate in alone), f"{max(together):,.0f}",
                      f"{hours:.1f}"])  # fmt: skip
     head = ["net, width", "weights, M", *WAYS, f"the quickest with {most} threads", f"hours for {EPOCHS} epochs"]

@@ -5,6 +5,7 @@ from pages import PAGES, ROOT, words_of
 from eval.cifar10.benchmark import CHOOSING
 from eval.cifar10.methods import ENTRIES
 from eval.records import read_json
+from semu_diffusion.diffusion.concepts.language import series
 
 FOUND = read_json(ROOT / "eval" / "results" / "cifar10.json")
 SUMMARY = FOUND["summary"]
@@ -25,8 +26,8 @@ def test_all_methods_have_as_many_edits():
     (edits,) = {own["rows"] / len(FOUND["concepts"]) for own in SUMMARY.values()}
     assert set(SUMMARY) == set(ENTRIES) and not any(own["diverged"] for own in SUMMARY.values())
     protocol, judge = FOUND["protocol"], FOUND["judge"]
-    often = f"{' and '.join(FOUND['concepts'])}, {NUMBERS[edits]} for each class and method"
-    chosen = f"settings chosen on {' and '.join(protocol['validation'])}; {protocol['pictures']} pictures a class"
+    often = f"{series(FOUND['concepts'])}, {NUMBERS[edits]} for each class and method"
+    chosen = f"settings chosen on {series(protocol['validation'])}; {protocol['pictures']} pictures a class"
     assert f"{often}, {chosen}" in WORDS and f"(`cifar10`; {often})" in README
     assert f"by `{FOUND['command']}`" in WORDS
     assert f"of width {judge['width']}, right on {judge['right']:.2f} % of the test pictures" in WORDS

@@ -186,7 +186,7 @@ def test_from_the_search_to_the_page(folders, tmp_path, monkeypatch):
     assert 0 < ours <= small.evaluations and 0 < retain <= small.evaluations
     (lines,) = (tmp_path / "work").glob("retain-*-red/metadata.jsonl")
     kept = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert kept_by == {None: small.keep_latents, str(Path(lines).parent): small.keep_latents // 2}
+    assert kept_by == {None: small.keep_latents, str(lines.parent): small.keep_latents // 2}
     assert len(kept) == small.keep_latents // 2 and {k["text"] for k in kept} <= {"green", "blue"}
     assert (tmp_path / "images" / "cifar10-red.png").is_file()
     monkeypatch.setattr(benchmark, "edit", None)  # nothing is run again

@@ -3,7 +3,7 @@
 import re
 from importlib.util import find_spec
 
-from pages import PAGES, ROOT
+from pages import PAGES, ROOT, words_of
 
 from eval.records import read_json
 from eval.scale import distilled, peaks, sections
@@ -20,7 +20,7 @@ def test_the_distilled_stand_in_is_forgotten_in_its_own_way():
         assert row["erased_with"] == {"sampler_steps": 4, "guidance": 0.0}
         assert row["drawn_with"] == {"steps": 4, "guidance": 0.0}
     own, other = (found["quality"][k] for k in ("distilled", "teacher in the distilled model's sampler"))
-    words = " ".join(page.split())
+    words = words_of(page)
     assert f"names the object in {own['object']:.0f} %" in words
     assert f"{other['object']:.0f} % for the teacher in the same sampler" in words
 
@@ -49,7 +49,7 @@ def test_the_highest_of_running_sums():
 def test_the_times_of_classify_are_those_of_its_file():
     digits, photos = read_json(RESULTS / "classify_time.json")["rows"]
     table = photos["table"]
-    words = " ".join(PAGES["docs/classifiers.md"].split())
+    words = words_of(PAGES["docs/classifiers.md"])
     minutes, rest = divmod(round(photos["wall_seconds"]), 60)
     assert f"the digits {digits['wall_seconds']:.0f} s" in words and f"{minutes} minutes and {rest} seconds" in words
     assert f"took {table['original']['seconds']:.0f} and {table['retrain']['seconds']:.0f} s" in words
@@ -59,7 +59,7 @@ def test_the_times_of_classify_are_those_of_its_file():
 
 
 def test_what_nets_reach_on_photographs():
-    model, words = ROOT / "semu_diffusion" / "assets" / "cifar10", " ".join(PAGES["docs/classifiers.md"].split())
+    model, words = ROOT / "semu_diffusion" / "assets" / "cifar10", words_of(PAGES["docs/classifiers.md"])
     narrow, wide = read_json(model / "judge" / "check.json"), read_json(model / "check.json")
     net = read_json(model / "judge" / "model.json")
     assert f"ResNet-18 of width {net['arguments']['width']} is right on {narrow['test_accuracy']:.2f} %" in words

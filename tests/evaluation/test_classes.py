@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pages import PAGES, words_of
 from PIL import Image, ImageOps
 from tiny_families import load_family
 
@@ -95,7 +96,7 @@ def test_the_judge_in_the_package_says_how_good_it_is():
     found = json.loads((folder / "check.json").read_text())
     assert found["test_pictures"] == 10_000 and found["test_accuracy"] > 85
     assert (folder / "model.safetensors").stat().st_size < 2e6
-    page = " ".join((ASSETS.parents[1] / "docs" / "quickstart.md").read_text().split())
+    page = words_of(PAGES["docs/quickstart.md"])
     assert f"right on {found['test_accuracy']:.2f} % of the test pictures" in page
     assert image_classifier("cifar10").labels[:2] == ["airplane", "automobile"]
     assert load_classifier(str(folder)).image_size == 32
